@@ -32,6 +32,7 @@ endif()
 function(kumiko_add_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
   add_library(${name} SHARED ${ARG_SOURCES})
+  set_target_properties(${name} PROPERTIES DEFINE_SYMBOL "")   # else the precompiled header fits one library only
   target_include_directories(${name} PUBLIC ${CMAKE_SOURCE_DIR})
   target_link_libraries(${name} PUBLIC kumiko::torch Threads::Threads ${ARG_DEPENDS} PRIVATE ${ARG_PRIVATE_DEPENDS})
   target_link_options(${name} PRIVATE -Wl,--no-undefined)
