@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "framework/model/lr_schedule.hpp"
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <numbers>
 #include <string>
 #include <utility>
-
-#include <c10/util/Exception.h>
 
 #include "framework/core/error.hpp"
 
@@ -32,11 +32,13 @@ std::int64_t decay_steps(const LrOptions& options, std::int64_t total_steps) {
 
 std::optional<Conflict> find_conflict(const LrOptions& options, std::int64_t total_steps) {
   if (options.warmup_steps >= total_steps) {
-    return Conflict{"warmup_steps", concat("found ", options.warmup_steps, ", needed fewer than the run's ", total_steps, " steps")};
+    return Conflict{"warmup_steps", concat("found ", options.warmup_steps, ", needed fewer than the run's ",
+                                           total_steps, " steps")};
   }
   const std::int64_t decay = decay_steps(options, total_steps);
   if (options.kind == LrKind::wsd && options.warmup_steps + decay > total_steps) {
-    return Conflict{"decay_ratio", concat("found ", options.decay_ratio, ", which is ", decay, " steps; with ", options.warmup_steps,
+    return Conflict{"decay_ratio", concat("found ", options.decay_ratio, ", which is ", decay,
+                                          " steps; with ", options.warmup_steps,
                                           " steps of warm-up that is more than the run's ", total_steps)};
   }
   return std::nullopt;
@@ -58,7 +60,8 @@ LrOptions LrOptions::parse(const ConfigNode& block) {
   options.warmup_steps = block.integer("warmup_steps", options.warmup_steps, {.min = 0});
   const auto applies = [&](std::string_view key, bool used) {
     if (!used && block.has(key)) {
-      const auto* name = std::ranges::find(kKinds, options.kind, &std::pair<std::string_view, LrKind>::second);
+      const auto* name =
+          std::ranges::find(kKinds, options.kind, &std::pair<std::string_view, LrKind>::second);
       block.fail(key, concat("has no effect with kind '", name->first, "'; remove it"));
     }
     return used;
@@ -71,7 +74,8 @@ LrOptions LrOptions::parse(const ConfigNode& block) {
   options.decay_ratio = share("decay_ratio", options.decay_ratio, options.kind == LrKind::wsd);
   options.factor = share("factor", options.factor, plateau);
   options.threshold = share("threshold", options.threshold, plateau);
-  if (applies("patience", plateau)) options.patience = block.integer("patience", options.patience, {.min = 0});
+  if (applies("patience", plateau))
+    options.patience = block.integer("patience", options.patience, {.min = 0});
   return options;
 }
 
@@ -115,7 +119,8 @@ double LrSchedule::at(std::int64_t step) const {
 
 void LrSchedule::observe_eval(double loss) {
   if (options_.kind != LrKind::plateau) return;
-  const bool improved = std::isfinite(loss) && (!best_loss_ || loss < *best_loss_ - options_.threshold * std::abs(*best_loss_));
+  const bool improved =
+      std::isfinite(loss) && (!best_loss_ || loss < *best_loss_ - options_.threshold * std::abs(*best_loss_));
   if (improved) {
     best_loss_ = loss;
     bad_evaluations_ = 0;

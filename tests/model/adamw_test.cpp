@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "framework/model/adamw.hpp"
+
+#include <cmath>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "framework/core/config.hpp"
+#include "framework/core/error.hpp"
+#include "tests/support/memory_state.hpp"
+
+namespace kumiko {
+namespace {
+
+struct Fixture {
+  Parameter matrix{"matrix", ParamRole::matrix, at::tensor({1.0F, -2.0F, 3.0F}), {}};
+  Parameter norm{"norm", ParamRole::norm, at::tensor({0.5F}), {}};
+  GradBuffer grads{{&matrix, &norm}};
+  OptimizerOptions options;
+
+  void set_grad(float scale) {
+    matrix.grad.copy_(at::tensor({0.1F, -0.2F, 0.3F}) * scale);
+    norm.grad.copy_(at::tensor({0.05F}) * scale);
+  }
+};
+
+// The update formula in double, written out.
+struct ScalarAdamW {
+  double p, m = 0.0, v = 0.0;
+  int t = 0;
+  void step(double g, double lr, double wd, double b1, double b2, double eps) {
+    ++t;
+    m = b1 * m + (1 - b1) * g;
+    v = b2 * v + (1 - b2) * g * g;
+    p -= lr * wd * p;
+    p -= lr / (1 - std::pow(b1, t)) * m / (std::sqrt(v) / std::sqrt(1 - std::pow(b2, t)) + eps);
+  }
+};
+
+TEST(AdamW, FollowsThePublishedFormula) {
+  Fixture f;
+  f.options.weight_decay = 0.1;
+  f.options.lr_scale.norms = 0.5;
+  AdamW adamw(f.options, {&f.matrix, &f.norm});
+  ScalarAdamW first{1.0}, norm{0.5};
+  for (int t = 0; t < 7; ++t) {
+    const float scale = 1.0F + static_cast<float>(t % 3);
+    f.set_grad(scale);
+    adamw.step(0.01);
+    first.step(static_cast<double>(0.1F * scale), 0.01, 0.1, 0.9, 0.999, 1e-6);
+    norm.step(static_cast<double>(0.05F * scale), 0.005, 0.0, 0.9, 0.999, 1e-6);   // norms do not decay
+  }
+  EXPECT_NEAR(f.matrix.value[0].item<double>(), first.p, 1e-6);
+  EXPECT_NEAR(f.norm.value[0].item<double>(), norm.p, 1e-6);
+}
+
+TEST(AdamW, UpdatesBf16ParametersInFp32AndRoundsOnce) {
+  Fixture f;
+  f.matrix.value = f.matrix.value.to(at::kBFloat16);
+  AdamW adamw(f.options, {&f.matrix, &f.norm});
+  ScalarAdamW first{1.0};
+  f.set_grad(1.0F);
+  adamw.step(0.01);
+  first.step(static_cast<double>(0.1F), 0.01, 0.0, 0.9, 0.999, 1e-6);
+  EXPECT_EQ(f.matrix.value.scalar_type(), at::kBFloat16);
+  EXPECT_NEAR(f.matrix.value[0].item<double>(), first.p, std::ldexp(1.0, -9));
+}
+
+TEST(AdamW, ForgetStartsOneParameterAnew) {
+  Fixture f;
+  AdamW adamw(f.options, {&f.matrix, &f.norm});
+  f.set_grad(1.0F);
+  adamw.step(0.01);
+  adamw.forget("matrix");
+  for (const auto& tensor : adamw.state_tensors("matrix")) EXPECT_EQ(tensor.abs().sum().item<float>(), 0.0F);
+  EXPECT_NE(adamw.state_tensors("norm")[0].abs().sum().item<float>(), 0.0F);
+}
+
+TEST(AdamW, TransformMapsBothMoments) {
+  Fixture f;
+  AdamW adamw(f.options, {&f.matrix, &f.norm});
+  f.set_grad(1.0F);
+  adamw.step(0.01);
+  const auto before = adamw.state_tensors("matrix");
+  const at::Tensor m = before[0].clone(), v = before[1].clone();
+  adamw.transform("matrix", [](const at::Tensor& moment, int power) { return moment * (power == 1 ? 2.0 : 4.0); });
+  EXPECT_TRUE(at::equal(adamw.state_tensors("matrix")[0], m * 2.0));
+  EXPECT_TRUE(at::equal(adamw.state_tensors("matrix")[1], v * 4.0));
+}
+
+TEST(AdamW, ContinuesBitForBitAfterLoad) {
+  Fixture a, b;
+  AdamW first(a.options, {&a.matrix, &a.norm}), second(b.options, {&b.matrix, &b.norm});
+  for (int t = 0; t < 3; ++t) {
+    a.set_grad(static_cast<float>(t));
+    first.step(0.01);
+  }
+  test::MemoryState state;
+  first.save(state);
+  second.load(state);
+  b.matrix.value.copy_(a.matrix.value);
+  b.norm.value.copy_(a.norm.value);
+  for (int t = 0; t < 3; ++t) {
+    a.set_grad(1.5F);
+    b.set_grad(1.5F);
+    first.step(0.01);
+    second.step(0.01);
+  }
+  EXPECT_TRUE(at::equal(a.matrix.value, b.matrix.value));
+  EXPECT_TRUE(at::equal(a.norm.value, b.norm.value));
+}
+
+TEST(OptimizerOptionsParse, ReadsScalesAndRefusesOneBeta) {
+  const auto parse = [](const char* yaml) { return OptimizerOptions::parse(ConfigNode::parse_text(yaml, "r.yaml")); };
+  const auto options = parse("{lr: 0.01, lr_scale: {embedding: 2.0}, betas: [0.8, 0.95]}");
+  EXPECT_EQ(options.lr_scale.of(ParamRole::embedding), 2.0);
+  EXPECT_EQ(options.lr_scale.of(ParamRole::factor), 1.0);
+  EXPECT_EQ(options.beta2, 0.95);
+  EXPECT_THROW(parse("{betas: [0.9]}"), UsageError);
+}
+
+}  // namespace
+}  // namespace kumiko
