@@ -19,14 +19,14 @@ namespace kumiko {
 struct ConfigNode::Entry {
   struct Read {
     std::string key;
-    std::string resolved;            // as YAML; unused where there is a child
-    bool replaced = false;           // by resolve(): later reads leave it
+    std::string resolved;   // as YAML; unused where there is a child
+    bool replaced = false;  // by resolve(): later reads leave it
     std::unique_ptr<Entry> child;
   };
 
   std::string path;
-  const ConfigTree* tree = nullptr;   // null: absent
-  ConfigPlace place;                  // of the key of this mapping
+  const ConfigTree* tree = nullptr;  // null: absent
+  ConfigPlace place;                 // of the key of this mapping
   std::vector<Read> reads;
 
   std::string path_of(std::string_view key) const {
@@ -54,21 +54,25 @@ struct ConfigNode::Entry {
     if (!entry.replaced) entry.resolved = std::move(resolved);
   }
 
-  [[noreturn]] static void fail_at(const ConfigPlace& place, const std::string& path, const std::string& message) {
+  [[noreturn]] static void fail_at(const ConfigPlace& place, const std::string& path,
+                                   const std::string& message) {
     throw UsageError(place.text() + ": " + (path.empty() ? "" : path + ": ") + message);
   }
 
-  [[noreturn]] void fail_value(std::string_view key, const ConfigTree& value, const std::string& message) const {
+  [[noreturn]] void fail_value(std::string_view key, const ConfigTree& value,
+                               const std::string& message) const {
     fail_at(value.place, path_of(key), message);
   }
 
   [[noreturn]] void fail_missing(std::string_view key, const std::string& needed) {
     std::vector<std::string> unread;
     for (std::size_t i = 0; tree != nullptr && i < tree->members.size(); ++i) {
-      if (find(tree->members[i].key) == nullptr) unread.push_back(tree->members[i].key);
+      if (tree->members[i].key != key && find(tree->members[i].key) == nullptr)
+        unread.push_back(tree->members[i].key);
     }
     const std::optional<std::string> near = nearest_word(key, unread);
-    const std::string hint = near ? concat("; is '", *near, "' (", tree->find(*near)->place.text(), ") meant?") : "";
+    const std::string hint =
+        near ? concat("; is '", *near, "' (", tree->find(*near)->place.text(), ") meant?") : "";
     read(key);
     fail_at(place, path_of(key), "missing, needed " + needed + hint);
   }
@@ -119,7 +123,8 @@ struct ConfigNode::Entry {
 
   // Applies `convert(key, scalar)` to a scalar or to each item of a sequence.
   template <class Convert>
-  auto list(std::string_view key, const ConfigTree& value, const std::string& needed, const Convert& convert) const {
+  auto list(std::string_view key, const ConfigTree& value, const std::string& needed,
+            const Convert& convert) const {
     std::vector<decltype(convert(key, value))> result;
     if (value.kind == ConfigTree::Kind::scalar) {
       result.push_back(convert(key, value));
@@ -157,21 +162,25 @@ std::string needed(const std::string& noun, const Range& range, const Range& wid
 }
 
 std::string needed_integer(const IntRange& range) {
-  return needed("an integer", range, IntRange{.min = std::numeric_limits<std::int64_t>::min()}, [](auto value) { return value; });
+  return needed("an integer", range, IntRange{.min = std::numeric_limits<std::int64_t>::min()},
+                [](auto value) { return value; });
 }
 
-std::string needed_real(const RealRange& range) { return needed("a number", range, RealRange{}, format_real); }
+std::string needed_real(const RealRange& range) {
+  return needed("a number", range, RealRange{}, format_real);
+}
 
 std::string number_hint(const ConfigTree& value) {
   if (value.quoted) return parse_real(value.scalar) ? "; write it without quotes" : "";
   const auto significant = value.scalar.find_first_not_of("+-0");
-  const bool leading_zeros = significant != std::string::npos && significant > 0 && parse_real(value.scalar.substr(significant)) &&
+  const bool leading_zeros = significant != std::string::npos && significant > 0 &&
+                             parse_real(value.scalar.substr(significant)) &&
                              std::isdigit(static_cast<unsigned char>(value.scalar[significant]));
   return leading_zeros && !parse_real(value.scalar) ? "; write it without leading zeros" : "";
 }
 
 std::string integer_hint(const ConfigTree& value) {
-  constexpr double kExactBelow = 9007199254740992.0;   // 2^53
+  constexpr double kExactBelow = 9007199254740992.0;  // 2^53
   const std::optional<double> real = value.quoted ? std::nullopt : parse_real(value.scalar);
   if (real && std::abs(*real) < kExactBelow && *real == std::floor(*real) && !parse_integer(value.scalar)) {
     return concat("; write it as ", static_cast<std::int64_t>(*real));
@@ -191,7 +200,8 @@ std::string print_integer(std::int64_t value) { return concat(value); }
 
 std::string read_bounded(const std::filesystem::path& file) {
   std::error_code error;
-  if (std::filesystem::is_directory(file, error)) throw UsageError(file.string() + ": found a folder, needed a YAML file");
+  if (std::filesystem::is_directory(file, error))
+    throw UsageError(file.string() + ": found a folder, needed a YAML file");
   errno = 0;
   std::ifstream in(file, std::ios::binary);
   if (!in) throw UsageError(file.string() + ": cannot be opened: " + std::strerror(errno));
@@ -204,7 +214,8 @@ std::string read_bounded(const std::filesystem::path& file) {
 
 }  // namespace
 
-std::int64_t ConfigNode::Entry::to_integer(std::string_view key, const ConfigTree& value, const IntRange& range) const {
+std::int64_t ConfigNode::Entry::to_integer(std::string_view key, const ConfigTree& value,
+                                           const IntRange& range) const {
   const bool plain = value.kind == Kind::scalar && !value.quoted;
   const std::optional<std::int64_t> number = plain ? parse_integer(value.scalar) : std::nullopt;
   if (!number || *number < range.min || *number > range.max) {
@@ -214,7 +225,8 @@ std::int64_t ConfigNode::Entry::to_integer(std::string_view key, const ConfigTre
   return *number;
 }
 
-double ConfigNode::Entry::to_real(std::string_view key, const ConfigTree& value, const RealRange& range) const {
+double ConfigNode::Entry::to_real(std::string_view key, const ConfigTree& value,
+                                  const RealRange& range) const {
   const bool plain = value.kind == Kind::scalar && !value.quoted;
   const std::optional<double> number = plain ? parse_real(value.scalar) : std::nullopt;
   if (!number || *number < range.min || *number > range.max) {
@@ -233,7 +245,8 @@ ConfigNode ConfigNode::parse_file(const std::filesystem::path& file, std::span<c
   return parse_text(read_bounded(file), file.string(), overrides);
 }
 
-ConfigNode ConfigNode::parse_text(std::string_view text, const std::string& origin, std::span<const std::string> overrides) {
+ConfigNode ConfigNode::parse_text(std::string_view text, const std::string& origin,
+                                  std::span<const std::string> overrides) {
   auto document = std::make_shared<Document>();
   document->tree = parse_config_tree(text, origin);
   for (const std::string& override_text : overrides) apply_override(document->tree, override_text);
@@ -288,8 +301,10 @@ double ConfigNode::real(std::string_view key, double fallback, RealRange range) 
 
 bool ConfigNode::boolean(std::string_view key, bool fallback) const {
   const ConfigTree* value = entry_->value(key);
-  const bool is_true = value != nullptr && value->kind == Kind::scalar && !value->quoted && value->scalar == "true";
-  const bool is_false = value != nullptr && value->kind == Kind::scalar && !value->quoted && value->scalar == "false";
+  const bool is_true =
+      value != nullptr && value->kind == Kind::scalar && !value->quoted && value->scalar == "true";
+  const bool is_false =
+      value != nullptr && value->kind == Kind::scalar && !value->quoted && value->scalar == "false";
   if (value != nullptr && !is_true && !is_false) {
     entry_->fail_value(key, *value, "found " + value->describe() + ", needed true or false");
   }
@@ -310,40 +325,54 @@ std::string ConfigNode::text(std::string_view key, const std::string& fallback) 
   return result;
 }
 
-std::vector<std::string> ConfigNode::texts(std::string_view key, const std::vector<std::string>& fallback) const {
+std::vector<std::string> ConfigNode::texts(std::string_view key,
+                                           const std::vector<std::string>& fallback) const {
   const ConfigTree* value = entry_->value(key);
-  const auto convert = [&](std::string_view item, const ConfigTree& node) { return entry_->to_text(item, node); };
+  const auto convert = [&](std::string_view item, const ConfigTree& node) {
+    return entry_->to_text(item, node);
+  };
   auto result = value == nullptr ? fallback : entry_->list(key, *value, "a text", convert);
   entry_->record(key, flow_list(result, print_text));
   return result;
 }
 
-std::vector<std::int64_t> ConfigNode::integers(std::string_view key, const std::vector<std::int64_t>& fallback, IntRange range) const {
+std::vector<std::int64_t> ConfigNode::integers(std::string_view key,
+                                               const std::vector<std::int64_t>& fallback,
+                                               IntRange range) const {
   const ConfigTree* value = entry_->value(key);
-  const auto convert = [&](std::string_view item, const ConfigTree& node) { return entry_->to_integer(item, node, range); };
+  const auto convert = [&](std::string_view item, const ConfigTree& node) {
+    return entry_->to_integer(item, node, range);
+  };
   auto result = value == nullptr ? fallback : entry_->list(key, *value, needed_integer(range), convert);
   entry_->record(key, flow_list(result, print_integer));
   return result;
 }
 
-std::vector<double> ConfigNode::reals(std::string_view key, const std::vector<double>& fallback, RealRange range) const {
+std::vector<double> ConfigNode::reals(std::string_view key, const std::vector<double>& fallback,
+                                      RealRange range) const {
   const ConfigTree* value = entry_->value(key);
-  const auto convert = [&](std::string_view item, const ConfigTree& node) { return entry_->to_real(item, node, range); };
+  const auto convert = [&](std::string_view item, const ConfigTree& node) {
+    return entry_->to_real(item, node, range);
+  };
   auto result = value == nullptr ? fallback : entry_->list(key, *value, needed_real(range), convert);
   entry_->record(key, flow_list(result, format_real));
   return result;
 }
 
-std::size_t ConfigNode::choice_index(std::string_view key, std::size_t fallback, std::span<const std::string_view> names) const {
+std::size_t ConfigNode::choice_index(std::string_view key, std::size_t fallback,
+                                     std::span<const std::string_view> names) const {
   const ConfigTree* value = entry_->value(key);
   std::size_t index = fallback;
   if (value != nullptr) {
-    index = value->kind == Kind::scalar ? static_cast<std::size_t>(std::ranges::find(names, value->scalar) - names.begin()) : names.size();
+    index = value->kind == Kind::scalar
+                ? static_cast<std::size_t>(std::ranges::find(names, value->scalar) - names.begin())
+                : names.size();
     if (index == names.size()) {
       const std::vector<std::string> words(names.begin(), names.end());
       const auto near = value->kind == Kind::scalar ? nearest_word(value->scalar, words) : std::nullopt;
       const std::string hint = near ? "; did you mean '" + *near + "'?" : "";
-      entry_->fail_value(key, *value, "found " + value->describe() + ", needed one of " + join_words(words) + hint);
+      entry_->fail_value(key, *value,
+                         "found " + value->describe() + ", needed one of " + join_words(words) + hint);
     }
   }
   entry_->record(key, print_text(std::string(names[index])));
@@ -359,7 +388,8 @@ std::optional<std::int64_t> ConfigNode::integer_or_auto(std::string_view key, In
   }
   if (!is_scalar || value->quoted || !parse_integer(value->scalar)) {
     const std::string hint = is_scalar ? integer_hint(*value) : "";
-    entry_->fail_value(key, *value, "found " + value->describe() + ", needed auto or " + needed_integer(range) + hint);
+    entry_->fail_value(key, *value,
+                       "found " + value->describe() + ", needed auto or " + needed_integer(range) + hint);
   }
   return integer(key, 0, range);
 }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "framework/core/config_tree.hpp"
 
-#include <algorithm>
-#include <istream>
-#include <set>
-#include <streambuf>
-
 #include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/exceptions.h>
 #include <yaml-cpp/mark.h>
 #include <yaml-cpp/parser.h>
+
+#include <algorithm>
+#include <istream>
+#include <optional>
+#include <set>
+#include <streambuf>
 
 #include "framework/core/error.hpp"
 #include "framework/core/format.hpp"
@@ -22,7 +23,8 @@ using Kind = ConfigTree::Kind;
 std::string shown(std::string_view text) {
   constexpr std::size_t kLongest = 60;
   std::string result;
-  for (const char c : text.substr(0, kLongest)) result += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
+  for (const char c : text.substr(0, kLongest))
+    result += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
   return text.size() > kLongest ? result + "..." : result;
 }
 
@@ -30,14 +32,16 @@ std::string shown(std::string_view text) {
 class ViewBuffer final : public std::streambuf {
  public:
   explicit ViewBuffer(std::string_view text) {
-    char* begin = const_cast<char*>(text.data());   // streambuf's get area is not const; nothing writes to it
+    char* begin = const_cast<char*>(text.data());  // streambuf's get area is not const; nothing writes to it
     setg(begin, begin, begin + text.size());
   }
 };
 
 // Length of the well-formed UTF-8 sequence at `at` (RFC 3629: no overlong forms, no surrogates), or 0.
 std::size_t utf8_length(std::string_view text, std::size_t at) {
-  const auto byte = [&](std::size_t i) { return at + i < text.size() ? static_cast<unsigned char>(text[at + i]) : 0U; };
+  const auto byte = [&](std::size_t i) {
+    return at + i < text.size() ? static_cast<unsigned char>(text[at + i]) : 0U;
+  };
   const auto continues = [&](std::size_t i) { return (byte(i) & 0xc0U) == 0x80U; };
   const unsigned first = byte(0);
   if (first < 0x80) return 1;
@@ -53,7 +57,22 @@ std::size_t utf8_length(std::string_view text, std::size_t at) {
   return 0;
 }
 
-// The events of yaml-cpp, refusing on the way what a recipe may not contain: the tree never grows beyond the text.
+// Whether the quote at `begin` has its end.
+bool quote_is_closed(std::string_view text, std::size_t begin) {
+  const char quote = text[begin];
+  for (std::size_t i = begin + 1; i < text.size(); ++i) {
+    if (quote == '"' && text[i] == '\\') {
+      ++i;
+    } else if (text[i] == quote) {
+      if (quote == '"' || i + 1 == text.size() || text[i + 1] != quote) return true;
+      ++i;
+    }
+  }
+  return false;
+}
+
+// The events of yaml-cpp, refusing on the way what a recipe may not contain: the tree never grows beyond the
+// text.
 class TreeBuilder final : public YAML::EventHandler {
  public:
   TreeBuilder(std::string_view text, std::shared_ptr<const std::string> origin, bool is_override)
@@ -77,9 +96,16 @@ class TreeBuilder final : public YAML::EventHandler {
   void OnDocumentEnd() override {}
 
   void OnAnchor(const YAML::Mark& mark, const std::string& name) override {
-    fail(mark, "found the anchor '&" + shown(name) + "'; anchors and aliases are not allowed, write the value out");
+    fail(mark,
+         "found the anchor '&" + shown(name) + "'; anchors and aliases are not allowed, write the value out");
   }
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override { refuse_alias(mark); }
+  // For an error whose own place is the end of the text.
+  [[noreturn]] void fail_unclosed() const {
+    throw UsageError(open_.back().node->place.text() + ": not valid YAML: this bracket is never closed");
+  }
+  bool has_open() const { return !open_.empty(); }
+
   [[noreturn]] void refuse_alias(const YAML::Mark& mark) const {
     fail(mark, "found an alias; anchors and aliases are not allowed, write the value out");
   }
@@ -89,43 +115,59 @@ class TreeBuilder final : public YAML::EventHandler {
     add({.kind = Kind::null, .place = place(mark)});
   }
 
-  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t, const std::string& value) override {
+  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t,
+                const std::string& value) override {
     check_tag(mark, tag);
     if (value.find('\0') != std::string::npos) fail(mark, "found a NUL character in a text");
     const bool quoted = tag == "!";
+    if (const char first = at(mark);
+        quoted && (first == '"' || first == '\'') && !quote_is_closed(text_, mark.pos)) {
+      fail(mark, "the quote that begins here is never closed");
+    }
     if (expects_key()) return begin_member(mark, value, quoted);
     add({.kind = Kind::scalar, .quoted = quoted, .place = place(mark), .scalar = value});
   }
 
-  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t, YAML::EmitterStyle::value style) override {
+  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t,
+                       YAML::EmitterStyle::value style) override {
     begin_collection(mark, tag, style, Kind::sequence);
   }
   void OnSequenceEnd() override { open_.pop_back(); }
-  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t, YAML::EmitterStyle::value style) override {
+  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t,
+                  YAML::EmitterStyle::value style) override {
     begin_collection(mark, tag, style, Kind::mapping);
   }
   void OnMapEnd() override { open_.pop_back(); }
 
  private:
-  // A collection being filled. The pointer is stable: a parent gets no further child while one of its children is open.
+  // A collection being filled. The pointer is stable: a parent gets no further child while one of its
+  // children is open.
   struct Open {
     ConfigTree* node;
     bool wants_value = false;
     std::set<std::string> keys;
   };
 
-  bool expects_key() const { return !open_.empty() && open_.back().node->kind == Kind::mapping && !open_.back().wants_value; }
+  bool expects_key() const {
+    return !open_.empty() && open_.back().node->kind == Kind::mapping && !open_.back().wants_value;
+  }
+
+  char at(const YAML::Mark& mark) const {
+    return mark.pos >= 0 && static_cast<std::size_t>(mark.pos) < text_.size() ? text_[mark.pos] : '\0';
+  }
 
   void check_tag(const YAML::Mark& mark, const std::string& tag) const {
-    const bool written = mark.pos >= 0 && static_cast<std::size_t>(mark.pos) < text_.size() && text_[mark.pos] == '!';
-    if (written || (tag != "?" && tag != "!" && !tag.empty())) fail(mark, "found a tag ('!...'); tags are not allowed");
+    if (at(mark) == '!' || (tag != "?" && tag != "!" && !tag.empty()))
+      fail(mark, "found a tag ('!...'); tags are not allowed");
   }
 
   void begin_member(const YAML::Mark& mark, const std::string& key, bool quoted) {
     if (key.empty()) fail(mark, "found a key that is empty or null; a key is a word");
-    if (key == "<<" && !quoted) fail(mark, "found the merge key '<<'; merging is not allowed, write the keys out");
+    if (key == "<<" && !quoted)
+      fail(mark, "found the merge key '<<'; merging is not allowed, write the keys out");
     if (!open_.back().keys.insert(key).second) {
-      fail(mark, concat("the key '", shown(key), "' is here twice; first at ", open_.back().node->find(key)->place.text()));
+      fail(mark, concat("the key '", shown(key), "' is here twice; first at ",
+                        open_.back().node->find(key)->place.text()));
     }
     open_.back().node->members.push_back({key, place(mark), {}});
     open_.back().wants_value = true;
@@ -139,9 +181,13 @@ class TreeBuilder final : public YAML::EventHandler {
     return &(parent.node->members.back().value = std::move(node));
   }
 
-  void begin_collection(const YAML::Mark& mark, const std::string& tag, YAML::EmitterStyle::value style, Kind kind) {
+  void begin_collection(const YAML::Mark& mark, const std::string& tag, YAML::EmitterStyle::value style,
+                        Kind kind) {
     check_tag(mark, tag);
-    if (expects_key()) fail(mark, "found a key that is a sequence or a mapping; a key is a word");
+    // yaml-cpp takes a bracket that is never closed for the beginning of a key.
+    const bool bracket_as_key = style == YAML::EmitterStyle::Block && (at(mark) == '[' || at(mark) == '{');
+    if (expects_key() || bracket_as_key)
+      fail(mark, "found a key that is no word, or a bracket that is never closed");
     if (open_.size() >= kConfigMaxDepth) fail(mark, concat("nested more than ", kConfigMaxDepth, " deep"));
     if (is_override_ && style == YAML::EmitterStyle::Block) {
       fail(mark, "found a block of YAML; needed one value, [a, b] or {a: 1, b: 2}");
@@ -165,7 +211,9 @@ void check_characters(std::string_view text, const std::string& origin, bool is_
     const bool control = (byte < 0x20 && byte != '\t' && byte != '\n' && byte != '\r') || byte == 0x7f;
     if (length == 0 || control) {
       if (is_override) at.line = 0;
-      throw UsageError(at.text() + (length == 0 ? ": the text is not UTF-8" : byte == 0 ? ": found a NUL character" : ": found a control character"));
+      throw UsageError(at.text() + (length == 0 ? ": the text is not UTF-8"
+                                    : byte == 0 ? ": found a NUL character"
+                                                : ": found a control character"));
     }
     at.column = byte == '\n' ? 1 : at.column + static_cast<int>(length);
     at.line += byte == '\n' ? 1 : 0;
@@ -173,9 +221,19 @@ void check_characters(std::string_view text, const std::string& origin, bool is_
   }
 }
 
+// The column (from 0) of a tab before the first word of the line where parsing failed.
+std::optional<int> tab_in_indentation(std::string_view text, const YAML::Mark& mark) {
+  if (mark.pos < 0 || static_cast<std::size_t>(mark.pos) > text.size() || mark.column > mark.pos)
+    return std::nullopt;
+  const std::string_view line = text.substr(mark.pos - mark.column);
+  const auto column = line.substr(0, line.find_first_not_of(" \t")).find('\t');
+  return column == std::string_view::npos ? std::nullopt : std::optional(static_cast<int>(column));
+}
+
 // Whether the text has a document; it is then in `root`.
 bool parse(std::string_view text, const std::string& origin, bool is_override, ConfigTree& root) {
-  if (text.size() > kConfigMaxBytes) throw UsageError(origin + ": larger than 1 MiB; a recipe has at most a few hundred lines");
+  if (text.size() > kConfigMaxBytes)
+    throw UsageError(origin + ": larger than 1 MiB; a recipe has at most a few hundred lines");
   constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
   if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
   check_characters(text, origin, is_override);
@@ -187,7 +245,13 @@ bool parse(std::string_view text, const std::string& origin, bool is_override, C
     while (parser.HandleNextDocument(builder)) {
     }
   } catch (const YAML::Exception& error) {
+    if (const auto column = tab_in_indentation(text, error.mark)) {
+      YAML::Mark tab = error.mark;
+      tab.column = *column;
+      builder.fail(tab, "not valid YAML: found a tab in the indentation; indent by spaces");
+    }
     if (error.msg.starts_with("the referenced anchor")) builder.refuse_alias(error.mark);
+    if (error.msg.find("flow not found") != std::string::npos && builder.has_open()) builder.fail_unclosed();
     builder.fail(error.mark, "not valid YAML: " + shown(error.msg));
   }
   root = builder.take();
@@ -196,15 +260,18 @@ bool parse(std::string_view text, const std::string& origin, bool is_override, C
 
 // Whether YAML 1.1 and 1.2 readers take this plain scalar for a text.
 bool is_safe_plain(std::string_view text) {
-  static const std::set<std::string, std::less<>> kWords = {"null", "true", "false", "yes", "no",   "on",
+  static const std::set<std::string, std::less<>> kWords = {"null", "true", "false", "yes",  "no",  "on",
                                                             "off",  "y",    "n",     ".inf", ".nan"};
   std::string lower;
   for (const unsigned char c : text) lower += static_cast<char>(std::tolower(c));
-  const auto inside = [](unsigned char c) { return std::isalnum(c) || std::string_view("_/.-+*").find(static_cast<char>(c)) != std::string_view::npos; };
+  const auto inside = [](unsigned char c) {
+    return std::isalnum(c) || std::string_view("_/.-+*").find(static_cast<char>(c)) != std::string_view::npos;
+  };
   const auto first = [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '/' || c == '.'; };
   const bool like_number = !lower.empty() && !std::isalpha(static_cast<unsigned char>(lower[0])) &&
                            lower.find_first_not_of("0123456789abcdefxo_.+-") == std::string::npos;
-  return !text.empty() && first(text[0]) && std::ranges::all_of(text, inside) && !like_number && !kWords.contains(lower);
+  return !text.empty() && first(text[0]) && std::ranges::all_of(text, inside) && !like_number &&
+         !kWords.contains(lower);
 }
 
 std::vector<std::string> split_path(const std::string& path) {
@@ -221,7 +288,9 @@ std::vector<std::string> split_path(const std::string& path) {
 
 }  // namespace
 
-std::string ConfigPlace::text() const { return line == 0 ? *origin : concat(*origin, ":", line, ":", column); }
+std::string ConfigPlace::text() const {
+  return line == 0 ? *origin : concat(*origin, ":", line, ":", column);
+}
 
 const ConfigTree::Member* ConfigTree::find(std::string_view key) const {
   const auto found = std::ranges::find(members, key, &Member::key);
@@ -250,9 +319,11 @@ std::string ConfigTree::describe() const {
 ConfigTree parse_config_tree(std::string_view text, const std::string& origin) {
   ConfigTree root;
   const bool found = parse(text, origin, false, root);
-  if (!found || (root.kind == Kind::null)) throw UsageError(origin + ": empty; needed a mapping of keys to values");
+  if (!found || (root.kind == Kind::null))
+    throw UsageError(origin + ": empty; needed a mapping of keys to values");
   if (root.kind != Kind::mapping) {
-    throw UsageError(concat(root.place.text(), ": found ", root.describe(), ", needed a mapping of keys to values"));
+    throw UsageError(
+        concat(root.place.text(), ": found ", root.describe(), ", needed a mapping of keys to values"));
   }
   return root;
 }
@@ -264,10 +335,14 @@ void apply_override(ConfigTree& root, const std::string& override_text) {
   if (equals == std::string::npos) throw UsageError(origin + ": needed key=value, such as method.rank=64");
   const std::vector<std::string> keys = split_path(override_text.substr(0, equals));
   for (const std::string& key : keys) {
-    const bool word = !key.empty() && std::ranges::all_of(key, [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '-'; });
-    if (!word) throw UsageError(origin + ": the key before '=' is not words joined by points, such as method.rank");
+    const bool word = !key.empty() && std::ranges::all_of(key, [](unsigned char c) {
+      return std::isalnum(c) || c == '_' || c == '-';
+    });
+    if (!word)
+      throw UsageError(origin + ": the key before '=' is not words joined by points, such as method.rank");
   }
-  if (keys.size() > kConfigMaxDepth) throw UsageError(concat(origin, ": nested more than ", kConfigMaxDepth, " deep"));
+  if (keys.size() > kConfigMaxDepth)
+    throw UsageError(concat(origin, ": nested more than ", kConfigMaxDepth, " deep"));
   const std::string_view text = std::string_view(override_text).substr(equals + 1);
   ConfigTree value;
   if (text.empty() || !parse(text, origin, true, value)) {
@@ -280,7 +355,8 @@ void apply_override(ConfigTree& root, const std::string& override_text) {
   for (std::size_t i = 0; i + 1 < keys.size(); ++i) {
     path += (i == 0 ? "" : ".") + keys[i];
     ConfigTree::Member* member = parent->find(keys[i]);
-    if (member == nullptr) member = &parent->members.emplace_back(ConfigTree::Member{keys[i], place, {.place = place}});
+    if (member == nullptr)
+      member = &parent->members.emplace_back(ConfigTree::Member{keys[i], place, {.place = place}});
     if (member->value.kind == Kind::null) member->value = {.kind = Kind::mapping, .place = place};
     if (member->value.kind != Kind::mapping) {
       throw UsageError(concat(origin, ": ", path, " is ", member->value.describe(), ", not a mapping"));

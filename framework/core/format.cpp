@@ -12,7 +12,7 @@
 namespace kumiko {
 namespace {
 
-constexpr double kBytesEnd = 9223372036854775808.0;   // 2^63
+constexpr double kBytesEnd = 9223372036854775808.0;  // 2^63
 
 std::string fixed(double value, int decimals) {
   std::array<char, 64> buffer{};
@@ -20,7 +20,8 @@ std::string fixed(double value, int decimals) {
   return {buffer.data(), static_cast<std::size_t>(length)};
 }
 
-std::string two_units(std::int64_t large, const char* large_unit, std::int64_t small, const char* small_unit) {
+std::string two_units(std::int64_t large, const char* large_unit, std::int64_t small,
+                      const char* small_unit) {
   return concat(large, large_unit, small < 10 ? " 0" : " ", small, small_unit);
 }
 
@@ -152,16 +153,19 @@ std::optional<double> parse_real(std::string_view text) {
 
 std::int64_t parse_bytes(std::string_view text) {
   const auto trimmed_end = text.find_last_of("0123456789.");
-  const std::string_view number = trimmed_end == std::string_view::npos ? "" : text.substr(0, trimmed_end + 1);
+  const std::string_view number =
+      trimmed_end == std::string_view::npos ? "" : text.substr(0, trimmed_end + 1);
   std::string_view unit = text.substr(number.size());
   if (!unit.empty() && unit[0] == ' ') unit.remove_prefix(1);
   bool known = false;
   const double factor = unit_factor(unit, known);
   const std::optional<double> value = parse_real(number);
-  KUMIKO_EXPECTS(value && known && *value >= 0, UsageError, "found '", text, "', needed a size such as 24GiB, 512MiB or 1_000_000");
+  KUMIKO_EXPECTS(value && known && *value >= 0, UsageError, "found '", text,
+                 "', needed a size such as 24GiB, 512MiB or 1_000_000");
   const std::optional<std::int64_t> exact = parse_integer(number);
   KUMIKO_EXPECTS(*value * factor < kBytesEnd, UsageError, "found '", text, "', needed a size below 8 EiB");
-  return exact ? *exact * static_cast<std::int64_t>(factor) : static_cast<std::int64_t>(std::llround(*value * factor));
+  return exact ? *exact * static_cast<std::int64_t>(factor)
+               : static_cast<std::int64_t>(std::llround(*value * factor));
 }
 
 }  // namespace kumiko

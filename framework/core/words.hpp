@@ -13,7 +13,7 @@ namespace kumiko {
 // twice (restricted Damerau-Levenshtein distance).
 std::size_t edit_distance(std::string_view a, std::string_view b);
 
-// The first of the nearest `known` words within distance 2 (1 for words of up to three letters).
+// The first of the nearest `known` words within distance 2 (1 for words of two or three letters, 0 for one).
 std::optional<std::string> nearest_word(std::string_view word, std::span<const std::string> known);
 
 // "a, b, c".
