@@ -31,7 +31,8 @@ struct RealRange {   // closed; never NaN
 // "FILE:LINE:COLUMN: a.b: found what, needed what" (or "override 'a.b=v': ..."), with "did you mean" where a key is near.
 class ConfigNode {
  public:
-  // Each override is "a.b=value"; the value is YAML of at most one flow collection. Refuses: files over 1 MiB, invalid UTF-8,
+  // Each override is "a.b=value"; the value is YAML of at most one flow collection and replaces what was there whole;
+  // "a.b=null" removes the key; the last of several wins. Refuses: files over 1 MiB, invalid UTF-8,
   // NUL, anchors, aliases, tags, merge keys, duplicate keys, a second document, nesting beyond 32, a root that is no mapping.
   static ConfigNode parse_file(const std::filesystem::path& file, std::span<const std::string> overrides = {});
   static ConfigNode parse_text(std::string_view text, const std::string& origin, std::span<const std::string> overrides = {});
