@@ -64,8 +64,8 @@ Kept filter_lines(const std::filesystem::path& file, std::int64_t resumed_step,
   std::ifstream in(file, std::ios::binary);
   std::string line;
   while (std::getline(in, line)) {
-    const bool torn = in.eof();   // no newline behind it
-    const auto step = torn ? std::nullopt : step_of(line);
+    if (in.eof()) break;   // torn: no newline behind it
+    const auto step = step_of(line);
     if (!step || (*step <= kept.last_step && *step <= resumed_step)) {
       ++kept.unreadable;
     } else if (*step <= resumed_step) {

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+#include "framework/model/memory_plan.hpp"
+#include "framework/model/method.hpp"
+#include "framework/model/model_options.hpp"
+#include "framework/train/train_options.hpp"
+
+namespace kumiko {
+
+// Bytes of one rank before anything is allocated. `method` is validated; micro_batch sequences of sequence_length tokens.
+MemoryPlan plan_memory(const ModelOptions& model, const Method& method, const TrainOptions& train, std::int64_t micro_batch,
+                       std::int64_t sequence_length);
+
+// Weights and optimizer states of full-rank AdamW with the weights in bf16 and two bf16 moments: the papers' arithmetic.
+std::int64_t full_rank_state_bytes(const ModelOptions& model);
+
+// A table for people.
+std::string describe(const MemoryPlan& plan);
+
+}  // namespace kumiko
