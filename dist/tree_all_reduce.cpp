@@ -28,16 +28,45 @@ T combine(T lower, T upper) {
   }
 }
 
-// own = own op theirs, with the operands in the order of the ranks. The fixed inner trip count lets the compiler vectorise.
-template <ReduceOp op, bool own_is_lower, class Acc, class Wired>
-void combine_into(Acc* __restrict own, const Wired* __restrict theirs, std::int64_t count) {
+// The fixed inner trip count lets the compiler vectorise.
+template <class Body>
+void for_each_index(std::int64_t count, const Body& body) {
   constexpr std::int64_t kBlock = 64;
-  const auto one = [](Acc mine, Acc other) { return own_is_lower ? combine<op>(mine, other) : combine<op>(other, mine); };
   std::int64_t i = 0;
   for (; i + kBlock <= count; i += kBlock) {
-    for (std::int64_t j = 0; j < kBlock; ++j) own[i + j] = one(own[i + j], static_cast<Acc>(theirs[i + j]));
+    for (std::int64_t j = 0; j < kBlock; ++j) body(i + j);
   }
-  for (; i < count; ++i) own[i] = one(own[i], static_cast<Acc>(theirs[i]));
+  for (; i < count; ++i) body(i);
+}
+
+// own = own op theirs, with the operands in the order of the ranks.
+template <ReduceOp op, bool own_is_lower, class Acc, class Wired>
+void combine_into(Acc* __restrict own, const Wired* __restrict theirs, std::int64_t count) {
+  for_each_index(count, [=](std::int64_t i) {
+    const Acc other = static_cast<Acc>(theirs[i]);
+    own[i] = own_is_lower ? combine<op>(own[i], other) : combine<op>(other, own[i]);
+  });
+}
+
+// To nearest even, every NaN to one quiet NaN, without a branch.
+std::uint16_t bf16_bits(float value) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return static_cast<std::uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+}
+
+template <class To, class From>
+To cast_to(From value) {
+  if constexpr (std::is_same_v<To, at::BFloat16> && std::is_same_v<From, float>) {
+    return at::BFloat16(bf16_bits(value), at::BFloat16::from_bits());
+  } else {
+    return static_cast<To>(value);
+  }
+}
+
+template <class To, class From>
+void cast_all(const From* __restrict from, To* __restrict to, std::int64_t count) {
+  for_each_index(count, [=](std::int64_t i) { to[i] = cast_to<To>(from[i]); });
 }
 
 struct Range {
@@ -137,7 +166,7 @@ class TreeReducer {
       } else {
         const std::span<Leaf> received = buffer<Leaf>(received_, in_chunk.size());
         channel_.exchange(peer, sent, peer, std::as_writable_bytes(received));
-        for (std::size_t i = 0; i < place.size(); ++i) place[i] = static_cast<Acc>(received[i]);
+        cast_all(received.data(), place.data(), in_chunk.size());
       }
     });
   }
@@ -156,14 +185,15 @@ class TreeReducer {
       return source;
     } else {
       const std::span<Wired> target = buffer<Wired>(sent_, range.size());
-      for (std::size_t i = 0; i < source.size(); ++i) target[i] = static_cast<Wired>(source[i]);
+      cast_all(source.data(), target.data(), range.size());
       return target;
     }
   }
 
   void round_to_leaf(Range range) {
     if constexpr (!std::is_same_v<Acc, Leaf>) {
-      for (Acc& value : values_.subspan(range.begin, range.size())) value = static_cast<Acc>(static_cast<Leaf>(value));
+      Acc* values = values_.data() + range.begin;
+      for_each_index(range.size(), [=](std::int64_t i) { values[i] = static_cast<Acc>(cast_to<Leaf>(values[i])); });
     }
   }
 
@@ -209,9 +239,9 @@ void reduce_in_fp32(PointToPoint& channel, at::Tensor& tensor, ReduceOp op) {
   const std::span<T> stored = elements<T>(tensor);
   const auto memory = std::make_unique_for_overwrite<float[]>(stored.size());
   const std::span<float> values{memory.get(), stored.size()};
-  for (std::size_t i = 0; i < stored.size(); ++i) values[i] = static_cast<float>(stored[i]);
+  cast_all(stored.data(), values.data(), tensor.numel());
   reduce_values<float, T>(channel, values, op);
-  for (std::size_t i = 0; i < stored.size(); ++i) stored[i] = static_cast<T>(values[i]);
+  cast_all(values.data(), stored.data(), tensor.numel());
 }
 
 }  // namespace

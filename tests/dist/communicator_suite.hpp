@@ -160,10 +160,11 @@ TEST_P(Communicators, TakesTheMaximum) {
 
 TEST_P(Communicators, SpreadsNanThroughSumAndMaximum) {
   run([](Communicator& comm) {
-    for (const auto op : {ReduceOp::sum, ReduceOp::max}) {
+    for (const auto& [op, wire] : {std::pair(ReduceOp::sum, Wire::native), std::pair(ReduceOp::sum, Wire::bf16),
+                                   std::pair(ReduceOp::max, Wire::native)}) {
       at::Tensor tensor = at::ones({3}, at::kFloat);
       if (comm.rank() == comm.size() - 1) tensor[1] = std::numeric_limits<float>::quiet_NaN();
-      comm.all_reduce(tensor, op)->wait();
+      comm.all_reduce(tensor, op, wire)->wait();
       EXPECT_EQ(tensor.isnan().to(at::kInt).sum().item<int>(), 1);
       EXPECT_TRUE(tensor[1].isnan().item<bool>());
     }
