@@ -2,26 +2,18 @@
 #include "data/h5.hpp"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <cstdlib>
-#include <fstream>
+#include <atomic>
+#include <cstring>
 #include <thread>
 
 #include "framework/core/files.hpp"
+#include "tests/support/temp_folder.hpp"
 
 namespace kumiko::data {
 namespace {
 
-class TempFolder {
- public:
-  TempFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "kumiko-h5-XXXXXX").string();
-    path = ::mkdtemp(name.data());
-  }
-  ~TempFolder() { std::filesystem::remove_all(path); }
-  std::filesystem::path path;
-};
+using kumiko::testing::TempFolder;
 
 template <class T>
 std::vector<std::byte> image_of(const std::string& name, const std::vector<T>& values, H5Dtype dtype,
@@ -127,9 +119,9 @@ TEST(H5, OpensAFileBehindAPrefix) {
   const auto image = image_of("v", std::vector<std::int32_t>{1, 2, 3, 4}, H5Dtype::i32, {4});
   const std::vector<std::byte> prefix(512, std::byte{0x4b});
   const std::vector<std::span<const std::byte>> parts{prefix, image};
-  write_file_durably(folder.path / "f.h5", parts);
+  write_file_durably(folder.path() / "f.h5", parts);
 
-  const H5File file = H5File::open(folder.path / "f.h5");
+  const H5File file = H5File::open(folder.path() / "f.h5");
 
   std::int32_t last = 0;
   file.read_rows("v", 3, 1, &last);
@@ -149,13 +141,13 @@ TEST(H5, RefusesTruncatedForeignAndMissingFiles) {
   const TempFolder folder;
   const auto image = image_of("v", std::vector<double>(100, 1.5), H5Dtype::f64, {100});
   for (const std::size_t kept : {std::size_t{0}, std::size_t{1}, image.size() / 2, image.size() - 1}) {
-    write_file_durably(folder.path / "cut.h5", std::span(image).first(kept));
-    EXPECT_THROW(H5File::open(folder.path / "cut.h5"), H5Error) << kept;
+    write_file_durably(folder.path() / "cut.h5", std::span(image).first(kept));
+    EXPECT_THROW(H5File::open(folder.path() / "cut.h5"), H5Error) << kept;
     EXPECT_THROW(H5File::open_image(std::span(image).first(kept)), H5Error) << kept;
   }
-  write_file_durably(folder.path / "text.h5", std::string_view("not at all HDF5, but quite long enough to be looked at"));
-  EXPECT_THROW(H5File::open(folder.path / "text.h5"), H5Error);
-  EXPECT_THROW(H5File::open(folder.path / "none.h5"), H5Error);
+  write_file_durably(folder.path() / "text.h5", std::string_view("not at all HDF5, but quite long enough to be looked at"));
+  EXPECT_THROW(H5File::open(folder.path() / "text.h5"), H5Error);
+  EXPECT_THROW(H5File::open(folder.path() / "none.h5"), H5Error);
 }
 
 TEST(H5, ServesSeveralThreads) {
@@ -181,16 +173,16 @@ TEST(H5, ServesSeveralThreads) {
 
 TEST(Files, ReplaceDurablyAndLeaveNothingBehindOnFailure) {
   const TempFolder folder;
-  const auto target = folder.path / "a.bin";
+  const auto target = folder.path() / "a.bin";
   write_file_durably(target, std::string_view("old"));
   write_file_durably(target, std::string_view("newer"));
   EXPECT_EQ(read_file(target, 100).size(), 5U);
   EXPECT_THROW(read_file(target, 4), FileError);
 
-  std::filesystem::create_directory(folder.path / "taken");
-  std::filesystem::create_directory(folder.path / "taken/inside");
+  std::filesystem::create_directory(folder.path() / "taken");
+  std::filesystem::create_directory(folder.path() / "taken/inside");
   try {
-    write_file_durably(folder.path / "taken", std::string_view("12345678"));
+    write_file_durably(folder.path() / "taken", std::string_view("12345678"));
     FAIL();
   } catch (const FileError& error) {
     EXPECT_NE(std::string(error.what()).find("8 bytes needed"), std::string::npos) << error.what();
@@ -198,7 +190,7 @@ TEST(Files, ReplaceDurablyAndLeaveNothingBehindOnFailure) {
     EXPECT_NE(error.error_number(), 0);
   }
   std::size_t entries = 0;
-  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(folder.path)) ++entries;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(folder.path())) ++entries;
   EXPECT_EQ(entries, 2U);
 }
 
