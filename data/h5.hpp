@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Our own HDF5 files, trusted only as far as checked: plain contiguous datasets behind hard links, nothing else.
-// Safe to call from several threads (one lock serves the whole HDF5 library).
+// Safe to call from several threads (one lock serves the HDF5 library; data of files on disk are read without it).
 #pragma once
 
 #include <cstddef>

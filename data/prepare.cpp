@@ -209,8 +209,8 @@ PrepareSummary prepare(const PrepareOptions& options, const std::function<void(c
     }
   }
   KUMIKO_EXPECTS(train.summary().documents > 0, DataError, "no document for training: ", stream.files(),
-                 " files gave ", validation.summary().documents, " documents (", stream.skipped(),
-                 " skipped), all of them for validation; give more text or a smaller --validation");
+                 " files gave ", validation.summary().documents, " for validation, ", stream.skipped(),
+                 " were skipped; give more text or a smaller --validation");
   train.close();
   validation.close();
   output.publish();

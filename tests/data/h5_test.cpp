@@ -128,6 +128,39 @@ TEST(H5, OpensAFileBehindAPrefix) {
   EXPECT_EQ(last, 4);
 }
 
+TEST(H5, ReadsTheSameFromAFileAsFromItsImage) {
+  const TempFolder folder;
+  H5ImageWriter writer;
+  const std::vector<double> doubles{1.5, -2.5, 1e300};
+  std::vector<std::uint16_t> words(5000);
+  for (std::size_t i = 0; i < words.size(); ++i) words[i] = static_cast<std::uint16_t>(7 * i);
+  writer.dataset("x/doubles", doubles.data(), H5Dtype::f64, std::vector<std::int64_t>{3});
+  writer.dataset("words", words.data(), H5Dtype::bf16, std::vector<std::int64_t>{50, 100});
+  writer.dataset("none", nullptr, H5Dtype::f32, std::vector<std::int64_t>{0});
+  write_file_durably(folder / "a.h5", writer.finish());
+
+  const H5File file = H5File::open(folder / "a.h5");
+
+  std::vector<double> doubles_read(3);
+  std::vector<std::uint16_t> words_read(5000);
+  file.read("x/doubles", doubles_read.data(), 24);
+  file.read("words", words_read.data(), 10000);
+  file.read("none", nullptr, 0);
+  EXPECT_EQ(doubles_read, doubles);
+  EXPECT_EQ(words_read, words);
+  EXPECT_EQ(file.info("words").dtype, H5Dtype::bf16);
+}
+
+TEST(H5, NoticesAFileThatIsCutWhileOpen) {
+  const TempFolder folder;
+  write_file_durably(folder / "a.h5", image_of("v", std::vector<double>(1000, 1.5), H5Dtype::f64, {1000}));
+  const H5File file = H5File::open(folder / "a.h5");
+  std::filesystem::resize_file(folder / "a.h5", 3000);
+  std::vector<double> out(1000);
+  EXPECT_THROW(file.read("v", out.data(), 8000), H5Error);
+  EXPECT_THROW(file.read_rows("v", 990, 10, out.data()), H5Error);
+}
+
 TEST(H5, RefusesNamesInUseAndUnusable) {
   H5ImageWriter writer;
   const float value = 1;
