@@ -150,7 +150,7 @@ MachineFacts look_at_machine(const std::filesystem::path& folder) {
   facts.interfaces = interfaces();
 
   std::error_code error;
-  facts.folder = std::filesystem::absolute(folder, error);
+  facts.folder = std::filesystem::weakly_canonical(std::filesystem::absolute(folder, error), error);
   const auto space = std::filesystem::space(facts.folder, error);
   if (!error) facts.free_disk_bytes = static_cast<std::int64_t>(space.available);
   try_to_write(facts);

@@ -2,6 +2,7 @@
 #include "framework/train/checkpoint_reader.hpp"
 
 #include <algorithm>
+#include <fstream>
 #include <system_error>
 
 #include <ATen/ATen.h>
@@ -26,6 +27,17 @@ Manifest read_manifest(const std::filesystem::path& folder) {
   }
 }
 
+std::string digest_of_file(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::vector<char> buffer(std::size_t{1} << 20);
+  Sha256 sha;
+  while (in.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) || in.gcount() > 0) {
+    sha.update(std::string_view(buffer.data(), static_cast<std::size_t>(in.gcount())));
+  }
+  KUMIKO_EXPECTS(in.eof(), CheckpointError, "cannot read ", path.string());
+  return sha.hex();
+}
+
 }  // namespace
 
 CheckpointReader::CheckpointReader(std::filesystem::path folder)
@@ -42,21 +54,21 @@ void CheckpointReader::verify() {
     KUMIKO_EXPECTS(listed || !name.starts_with("state-"), CheckpointError, item.path().string(), " is not in the manifest");
   }
   for (std::size_t index = 0; index < manifest_.files.size(); ++index) {
-    load_file(index);
+    open_file(index);
     std::size_t expected = 0;
     for (const auto& [name, tensor] : manifest_.tensors) {
       if (tensor.file != index) continue;
       read(name, tensor);
       ++expected;
     }
-    KUMIKO_EXPECTS(loaded_->dataset_names().size() == expected, CheckpointError, (folder_ / manifest_.files[index].name).string(),
+    KUMIKO_EXPECTS(open_->dataset_names().size() == expected, CheckpointError, (folder_ / manifest_.files[index].name).string(),
                    " holds tensors that are not in the manifest");
   }
 }
 
-void CheckpointReader::load_file(std::size_t index) const {
-  if (loaded_ && loaded_index_ == index) return;
-  loaded_.reset();
+void CheckpointReader::open_file(std::size_t index) const {
+  if (open_ && open_index_ == index) return;
+  open_.reset();
   const ManifestFile& file = manifest_.files[index];
   const auto path = folder_ / file.name;
   std::error_code error;
@@ -66,14 +78,11 @@ void CheckpointReader::load_file(std::size_t index) const {
   KUMIKO_EXPECTS(!error && size == file.bytes, CheckpointError, path.string(), " is damaged: it has ", size, " bytes instead of ",
                  file.bytes);
   try {
-    const auto bytes = read_file(path, static_cast<std::uint64_t>(file.bytes));
-    const std::string digest = Sha256::hex_of(bytes);
+    const std::string digest = digest_of_file(path);
     KUMIKO_EXPECTS(digest == file.sha256, CheckpointError, path.string(), " is damaged: its SHA-256 is ", digest, " instead of ",
                    file.sha256);
-    loaded_.emplace(data::H5File::open_image(bytes, path.string()));
-    loaded_index_ = index;
-  } catch (const FileError& failure) {
-    throw CheckpointError(failure.what());
+    open_.emplace(data::H5File::open(path));
+    open_index_ = index;
   } catch (const data::H5Error& failure) {
     throw CheckpointError(failure.what());
   }
@@ -82,14 +91,14 @@ void CheckpointReader::load_file(std::size_t index) const {
 at::Tensor CheckpointReader::read(std::string_view name, const ManifestTensor& tensor) const {
   const auto path = (folder_ / manifest_.files[tensor.file].name).string();
   const std::string dataset = dataset_name(name);
-  KUMIKO_EXPECTS(loaded_->has(dataset), CheckpointError, path, " has no tensor '", name, "'");
-  const auto& info = loaded_->info(dataset);
+  KUMIKO_EXPECTS(open_->has(dataset), CheckpointError, path, " has no tensor '", name, "'");
+  const auto& info = open_->info(dataset);
   KUMIKO_EXPECTS(info.dtype == h5_dtype(tensor.dtype) && info.dims == tensor.shape, CheckpointError, path, ": tensor '", name,
                  "' has another dtype or shape than the manifest says");
   at::Tensor value = at::empty(tensor.shape, tensor.dtype);
   const std::span<std::byte> bytes(static_cast<std::byte*>(value.mutable_data_ptr()), value.nbytes());
   try {
-    loaded_->read(dataset, bytes.data(), bytes.size());
+    open_->read(dataset, bytes.data(), bytes.size());
   } catch (const data::H5Error& failure) {
     throw CheckpointError(failure.what());
   }
@@ -108,7 +117,7 @@ void CheckpointReader::fail_missing(std::string_view name, const char* kind) con
 at::Tensor CheckpointReader::tensor(std::string_view name) const {
   const auto found = manifest_.tensors.find(name);
   if (found == manifest_.tensors.end()) fail_missing(name, "tensor");
-  load_file(found->second.file);
+  open_file(found->second.file);
   return read(name, found->second);
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "framework/train/run.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 
@@ -17,9 +18,22 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr std::string_view kTokenizerName = "tokenizer/model";
+
+at::Tensor bytes_tensor(const std::string& bytes) {
+  at::Tensor tensor = at::empty({static_cast<std::int64_t>(bytes.size())}, at::kByte);
+  std::copy(bytes.begin(), bytes.end(), tensor.data_ptr<std::uint8_t>());
+  return tensor;
+}
+
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
 }  // namespace
+
+std::string tokenizer_bytes(const StateReader& in) {
+  const at::Tensor tensor = in.tensor(kTokenizerName).contiguous();
+  return {reinterpret_cast<const char*>(tensor.data_ptr<std::uint8_t>()), static_cast<std::size_t>(tensor.numel())};
+}
 
 Run::Run(const RunOptions& options, Trainer& trainer, const Method& method, const LanguageModel& model, LrSchedule& lr,
          data::EvaluationCursor* validation, dist::Communicator& comm, RunRecord* record)
@@ -105,7 +119,10 @@ void Run::save_now() {
   saved_step_ = trainer_.next_step();
   if (record_ == nullptr) return;
   record_->metrics.sync();
-  const SaveResult result = record_->checkpoints.save(saved_step_, record_->meta, [&](StateWriter& out) { trainer_.save(out); });
+  const SaveResult result = record_->checkpoints.save(saved_step_, record_->meta, [&](StateWriter& out) {
+    trainer_.save(out);
+    out.tensor(kTokenizerName, bytes_tensor(record_->tokenizer));
+  });
   summary_.checkpoint_problem = result.problem;
   if (!result.saved) {
     log::warning(concat("checkpoint of step ", saved_step_, " not saved, training goes on: ", result.problem));

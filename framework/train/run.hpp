@@ -38,10 +38,14 @@ struct RunRecord {
   RunFolder& folder;
   CheckpointStore& checkpoints;
   CheckpointMeta meta;
+  std::string tokenizer;              // model bytes: a checkpoint is enough to evaluate and generate
   MetricsLog& metrics;
   TensorBoardWriter* tensorboard;     // null: off
   Progress& progress;
 };
+
+// The tokenizer's model bytes in a run's checkpoint.
+std::string tokenizer_bytes(const StateReader& in);
 
 class Run {
  public:

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/options.hpp"
+#include "framework/core/config.hpp"
+
+namespace kumiko::tools {
+
+// The recipe's block `data.prepare`: how to make the shards of data.train and data.validation when none are there.
+struct AutoPrepare {
+  std::vector<std::string> inputs;
+  std::vector<std::string> suffixes;
+  std::int64_t vocab_size = 2048;
+  double validation = 0.05;
+  std::int64_t max_bytes = 0;
+
+  static std::optional<AutoPrepare> parse(const ConfigNode& data);
+};
+
+// Trains a tokenizer and writes the shards into the folder of the first data.train pattern, unless that matches files.
+void prepare_missing_shards(const AutoPrepare& options, const data::DataOptions& data);
+
+}  // namespace kumiko::tools

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cstdlib>
+#include <iostream>
+
+#include <CLI/CLI.hpp>
+#include <c10/util/Exception.h>
+
+#include "framework/core/build_info.hpp"
+#include "framework/core/error.hpp"
+#include "framework/core/log.hpp"
+#include "framework/core/memory_counter.hpp"
+#include "tools/commands/commands.hpp"
+//TMP#include "tools/commands/doctor.hpp"
+//TMP#include "tools/commands/prepare.hpp"
+//TMP#include "tools/commands/tokenizer.hpp"
+
+namespace {
+
+int fail(kumiko::ExitCode code, const std::string& message) {
+  kumiko::log::error(message);
+  return static_cast<int>(code);
+}
+
+// Several ranks that fail alike before they can talk: one of them says so.
+bool is_silent_rank() {
+  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  return rank != nullptr && std::string(rank) != "0";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  kumiko::memory_counter::install();
+  CLI::App app{"kumiko " + kumiko::kumiko_version() + ": pretrains language models in 4 bits on hardware you own"};
+  app.set_version_flag("--version", kumiko::kumiko_version());
+  app.require_subcommand(1);
+  app.failure_message(CLI::FailureMessage::help);
+  app.option_defaults()->always_capture_default();
+  kumiko::tools::add_train(app);
+//TMP  kumiko::tools::add_prepare(app);
+//TMP  kumiko::tools::add_tokenizer(app);
+  kumiko::tools::add_eval(app);
+  kumiko::tools::add_generate(app);
+  kumiko::tools::add_inspect(app);
+//TMP  kumiko::tools::add_doctor(app);
+  try {
+    app.parse(argc, argv);
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);   // --help, --version
+    if (is_silent_rank()) return static_cast<int>(kumiko::ExitCode::usage);
+    return fail(kumiko::ExitCode::usage, std::string(error.what()) + "; see kumiko --help");
+  } catch (const kumiko::Error& error) {
+    return is_silent_rank() ? static_cast<int>(error.code()) : fail(error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(kumiko::ExitCode::out_of_memory, "out of memory; see 'kumiko train RECIPE --dry-run' for what the run needs");
+  } catch (const c10::Error& error) {
+    return fail(kumiko::ExitCode::internal, std::string("internal error: ") + error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    return fail(kumiko::ExitCode::internal, std::string("internal error: ") + error.what());
+  }
+}
