@@ -163,7 +163,7 @@ StepPlan LoqtMethod::begin_step(std::int64_t step) {
 }
 
 void LoqtMethod::begin_pass(int pass) {
-  if (passes_per_group_ == 0) return;
+  if (passes_per_group_ == 0 || !finite_) return;
   const Group group = groups_[static_cast<std::size_t>(pass / passes_per_group_)];
   const int own_pass = pass % passes_per_group_;
   if (own_pass == 0) {
@@ -186,11 +186,12 @@ std::vector<at::Tensor> LoqtMethod::accumulators() {
 }
 
 void LoqtMethod::end_pass(int pass, dist::Communicator& comm) {
-  if (passes_per_group_ == 0) return;
+  if (passes_per_group_ == 0 || !finite_) return;
   const Group group = groups_[static_cast<std::size_t>(pass / passes_per_group_)];
   const int own_pass = pass % passes_per_group_;
   const bool last = own_pass + 1 == passes_per_group_;
   for (const auto& sketch : sketches_) finite_ = finite_ && at::isfinite(sketch->accumulator()).all().item<bool>();
+  const bool last_use = last || !finite_;   // the passes left only tell the step's loss
   for (std::size_t i = group.first; finite_ && i < group.last; ++i) {
     BasisSketch& sketch = *sketches_[i - group.first];
     if (last) {
@@ -209,7 +210,7 @@ void LoqtMethod::end_pass(int pass, dist::Communicator& comm) {
     // Computed once: a factorization may differ between machines in sign or order.
     if (comm.size() > 1 && sketch.test_matrix().defined()) broadcast(comm, sketch.test_matrix(), owner_of(i, comm));
   }
-  if (last) {
+  if (last_use) {
     for (std::size_t i = group.first; i < group.last; ++i) layers_[i]->end_probe();
     sketches_.clear();
   }
