@@ -17,7 +17,7 @@ namespace {
 
 constexpr std::int64_t kMaxDims = 32;
 constexpr std::int64_t kHeaderWords = 5 + kMaxDims;
-constexpr std::int64_t kChunkBytes = std::int64_t{256} << 20;   // below the 2^31 elements of one MPI call
+constexpr std::int64_t kChunkBytes = std::int64_t{256} << 20;  // below the 2^31 elements of one MPI call
 
 enum Field : std::int64_t { name_hash, failed, kind, value, dims };
 
@@ -46,7 +46,8 @@ Header exchange(std::string_view name, const std::function<void(Header&)>& fill,
     }
   }
   broadcast(at::from_blob(header.data(), {kHeaderWords}, at::kLong), comm);
-  TORCH_INTERNAL_ASSERT(header[name_hash] == own_hash, "ranks read different names from one checkpoint; this one '", name, "'");
+  TORCH_INTERNAL_ASSERT(header[name_hash] == own_hash,
+                        "ranks read different names from one checkpoint; this one '", name, "'");
   if (header[failed] != 0) throw CheckpointError(broadcast_text(problem, comm));
   return header;
 }
@@ -61,38 +62,48 @@ std::string broadcast_text(const std::string& text, dist::Communicator& comm) {
   return result;
 }
 
-BroadcastReader::BroadcastReader(const StateReader* source, dist::Communicator& comm) : source_(source), comm_(comm) {
-  TORCH_INTERNAL_ASSERT((source != nullptr) == (comm.rank() == 0), "rank 0 and only rank 0 has the checkpoint");
+BroadcastReader::BroadcastReader(const StateReader* source, dist::Communicator& comm)
+    : source_(source), comm_(comm) {
+  TORCH_INTERNAL_ASSERT((source != nullptr) == (comm.rank() == 0),
+                        "rank 0 and only rank 0 has the checkpoint");
 }
 
 bool BroadcastReader::has(std::string_view name) const {
-  return exchange(name, [&](Header& header) { header[value] = source_->has(name) ? 1 : 0; }, comm_)[value] != 0;
+  return exchange(
+             name, [&](Header& header) { header[value] = source_->has(name) ? 1 : 0; }, comm_)[value] != 0;
 }
 
 std::int64_t BroadcastReader::integer(std::string_view name) const {
-  return exchange(name, [&](Header& header) { header[value] = source_->integer(name); }, comm_)[value];
+  return exchange(
+      name, [&](Header& header) { header[value] = source_->integer(name); }, comm_)[value];
 }
 
 double BroadcastReader::real(std::string_view name) const {
-  return std::bit_cast<double>(
-      exchange(name, [&](Header& header) { header[value] = std::bit_cast<std::int64_t>(source_->real(name)); }, comm_)[value]);
+  return std::bit_cast<double>(exchange(
+      name, [&](Header& header) { header[value] = std::bit_cast<std::int64_t>(source_->real(name)); },
+      comm_)[value]);
 }
 
 std::string BroadcastReader::text(std::string_view name) const {
   std::string result;
-  exchange(name, [&](Header&) { result = source_->text(name); }, comm_);
+  exchange(
+      name, [&](Header&) { result = source_->text(name); }, comm_);
   return broadcast_text(result, comm_);
 }
 
 at::Tensor BroadcastReader::tensor(std::string_view name) const {
   at::Tensor result;
-  const Header header = exchange(name, [&](Header& out) {
-    result = source_->tensor(name).contiguous();
-    TORCH_INTERNAL_ASSERT(result.dim() <= kMaxDims);
-    out[kind] = static_cast<std::int64_t>(result.scalar_type());
-    out[value] = result.dim();
-    for (std::int64_t i = 0; i < result.dim(); ++i) out[static_cast<std::size_t>(dims + i)] = result.size(i);
-  }, comm_);
+  const Header header = exchange(
+      name,
+      [&](Header& out) {
+        result = source_->tensor(name).contiguous();
+        TORCH_INTERNAL_ASSERT(result.dim() <= kMaxDims);
+        out[kind] = static_cast<std::int64_t>(result.scalar_type());
+        out[value] = result.dim();
+        for (std::int64_t i = 0; i < result.dim(); ++i)
+          out[static_cast<std::size_t>(dims + i)] = result.size(i);
+      },
+      comm_);
   if (comm_.rank() != 0) {
     result = at::empty(at::IntArrayRef(header.data() + dims, static_cast<std::size_t>(header[value])),
                        static_cast<at::ScalarType>(header[kind]));

@@ -10,8 +10,8 @@
 
 namespace kumiko {
 
-// Reads on rank 0 and gives every rank the value. All ranks call the same functions with the same names in the same order,
-// has() included. A CheckpointError of rank 0 is thrown on all ranks with its message.
+// Reads on rank 0 and gives every rank the value. All ranks call the same functions with the same names in
+// the same order, has() included. A CheckpointError of rank 0 is thrown on all ranks with its message.
 class BroadcastReader final : public StateReader {
  public:
   // `source` is the reader of rank 0 and null on the others. Both outlive this object.

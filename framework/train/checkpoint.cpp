@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "framework/train/checkpoint.hpp"
 
-#include <fcntl.h>
-#include <sys/statvfs.h>
-#include <unistd.h>
-
 #include <array>
 #include <cerrno>
 #include <cstdio>
 #include <new>
 #include <system_error>
+
+#include <fcntl.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
 
 #include "framework/core/config.hpp"
 #include "framework/core/files.hpp"
@@ -20,10 +20,11 @@ namespace kumiko {
 namespace {
 
 constexpr std::string_view kTemporary = ".tmp-";
-constexpr std::int64_t kSpareBytes = 1 << 20;   // left for metrics and the file system's own tables
+constexpr std::int64_t kSpareBytes = 1 << 20;  // left for metrics and the file system's own tables
 
 [[noreturn]] void fail(const std::string& action, const std::filesystem::path& path, int error_number) {
-  throw FileError(error_number, concat("cannot ", action, " ", path.string(), ": ", std::generic_category().message(error_number)));
+  throw FileError(error_number, concat("cannot ", action, " ", path.string(), ": ",
+                                       std::generic_category().message(error_number)));
 }
 
 void make_directory(const std::filesystem::path& path) {
@@ -40,12 +41,13 @@ void check_space(const std::filesystem::path& folder, std::int64_t needed) {
   if (::statvfs(folder.c_str(), &info) != 0) fail("look at", folder, errno);
   const auto free = static_cast<double>(info.f_bavail) * static_cast<double>(info.f_frsize);
   if (free < static_cast<double>(needed + kSpareBytes)) {
-    throw FileError(ENOSPC, concat("cannot write in ", folder.string(), ": only ", format_bytes(static_cast<std::int64_t>(free)),
-                                   " are free"));
+    throw FileError(ENOSPC, concat("cannot write in ", folder.string(), ": only ",
+                                   format_bytes(static_cast<std::int64_t>(free)), " are free"));
   }
 }
 
-// Puts `from` at `to`. A folder that is there already (damaged, or of an earlier run to this step) is at `from` afterwards.
+// Puts `from` at `to`. A folder that is there already (damaged, or of an earlier run to this step) is at
+// `from` afterwards.
 void publish(const std::filesystem::path& from, const std::filesystem::path& to) {
   std::error_code error;
   if (!std::filesystem::exists(to, error)) {
@@ -65,7 +67,8 @@ void publish(const std::filesystem::path& from, const std::filesystem::path& to)
 // A folder beside the published ones; what is at its path when it ends is removed.
 class CheckpointStore::Attempt {
  public:
-  explicit Attempt(const std::filesystem::path& target) : path_(concat(target.string(), kTemporary, ::getpid())) {
+  explicit Attempt(const std::filesystem::path& target)
+      : path_(concat(target.string(), kTemporary, ::getpid())) {
     if (std::error_code error; !std::filesystem::create_directory(path_, error)) {
       fail("make", path_, error ? error.value() : EEXIST);
     }
@@ -73,7 +76,7 @@ class CheckpointStore::Attempt {
   Attempt(const Attempt&) = delete;
   Attempt& operator=(const Attempt&) = delete;
   ~Attempt() {
-    std::error_code ignored;   // the next run removes what stays
+    std::error_code ignored;  // the next run removes what stays
     std::filesystem::remove_all(path_, ignored);
   }
   const std::filesystem::path& path() const noexcept { return path_; }
@@ -105,27 +108,30 @@ CheckpointStore::CheckpointStore(std::filesystem::path run_folder, CheckpointPol
 
 std::unique_ptr<CheckpointReader> CheckpointStore::resume(const OnSkip& on_skip) {
   const auto steps = checkpoint_steps(run_folder_);
-  KUMIKO_EXPECTS(policy_.resume != Resume::never || steps.empty(), UsageError, run_folder_.string(), " has the checkpoint of step ",
-                 steps.empty() ? 0 : steps.front(),
-                 ", and checkpoint.resume is 'never'; choose another output_dir, or set checkpoint.resume=auto to go on");
+  KUMIKO_EXPECTS(policy_.resume != Resume::never || steps.empty(), UsageError, run_folder_.string(),
+                 " has the checkpoint of step ", steps.empty() ? 0 : steps.front(),
+                 ", and checkpoint.resume is 'never'; choose another output_dir, or set "
+                 "checkpoint.resume=auto to go on");
   auto reader = newest_checkpoint(run_folder_, on_skip);
-  KUMIKO_EXPECTS(reader || policy_.resume != Resume::required, CheckpointError, run_folder_.string(),
-                 " has no checkpoint, and checkpoint.resume is 'required'; set checkpoint.resume=auto to begin a run");
+  KUMIKO_EXPECTS(
+      reader || policy_.resume != Resume::required, CheckpointError, run_folder_.string(),
+      " has no checkpoint, and checkpoint.resume is 'required'; set checkpoint.resume=auto to begin a run");
   for (const std::int64_t step : steps) {
     if (reader && step > reader->manifest().step) damaged_.insert(step);
   }
   return reader;
 }
 
-SaveResult CheckpointStore::save(std::int64_t step, const CheckpointMeta& meta, const std::function<void(StateWriter&)>& write) {
+SaveResult CheckpointStore::save(std::int64_t step, const CheckpointMeta& meta,
+                                 const std::function<void(StateWriter&)>& write) {
   SaveResult result{.folder = checkpoint_folder(run_folder_, step)};
   StateMeter meter;
   write(meter);
   const std::int64_t needed = meter.bytes() + static_cast<std::int64_t>(meta.recipe.size());
   const auto failed = [&](const std::string& what) {
     result.saved = false;
-    result.problem = concat("cannot save the checkpoint of step ", step, ": ", what, " (it needs ", needed, " bytes, ",
-                            format_bytes(needed), ")");
+    result.problem = concat("cannot save the checkpoint of step ", step, ": ", what, " (it needs ", needed,
+                            " bytes, ", format_bytes(needed), ")");
   };
   try {
     make_directory(run_folder_ / "checkpoints");
@@ -158,7 +164,8 @@ void CheckpointStore::write_and_publish(std::int64_t step, const CheckpointMeta&
       throw FileError(EIO, concat(result.folder.string(), " holds something else than was written"));
     }
   } catch (const std::exception& error) {
-    // What cannot be shown to be on the disk is taken back. An older folder of this step, if any, is restored.
+    // What cannot be shown to be on the disk is taken back. An older folder of this step, if any, is
+    // restored.
     std::error_code ignored;
     const std::filesystem::path& beside = attempt->path();
     if (std::filesystem::exists(beside, ignored)) {
@@ -185,7 +192,8 @@ std::string CheckpointStore::remove_old(std::int64_t step) {
     if (::rename(folder.c_str(), doomed.c_str()) != 0) error.assign(errno, std::generic_category());
     if (!error) std::filesystem::remove_all(doomed, error);
     if (error) {
-      problems += concat(problems.empty() ? "" : "; ", "cannot remove the old checkpoint ", folder.string(), ": ", error.message());
+      problems += concat(problems.empty() ? "" : "; ", "cannot remove the old checkpoint ", folder.string(),
+                         ": ", error.message());
     }
     damaged_.erase(older);
   }

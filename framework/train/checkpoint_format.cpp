@@ -11,16 +11,26 @@ namespace kumiko {
 
 data::H5Dtype h5_dtype(at::ScalarType dtype) {
   switch (dtype) {
-    case at::kFloat: return data::H5Dtype::f32;
-    case at::kDouble: return data::H5Dtype::f64;
-    case at::kHalf: return data::H5Dtype::f16;
-    case at::kBFloat16: return data::H5Dtype::bf16;
-    case at::kByte: return data::H5Dtype::u8;
-    case at::kBool: return data::H5Dtype::u8;
-    case at::kChar: return data::H5Dtype::i8;
-    case at::kInt: return data::H5Dtype::i32;
-    case at::kLong: return data::H5Dtype::i64;
-    default: throw CheckpointError(concat("checkpoints hold no tensors of dtype ", dtype));
+    case at::kFloat:
+      return data::H5Dtype::f32;
+    case at::kDouble:
+      return data::H5Dtype::f64;
+    case at::kHalf:
+      return data::H5Dtype::f16;
+    case at::kBFloat16:
+      return data::H5Dtype::bf16;
+    case at::kByte:
+      return data::H5Dtype::u8;
+    case at::kBool:
+      return data::H5Dtype::u8;
+    case at::kChar:
+      return data::H5Dtype::i8;
+    case at::kInt:
+      return data::H5Dtype::i32;
+    case at::kLong:
+      return data::H5Dtype::i64;
+    default:
+      throw CheckpointError(concat("checkpoints hold no tensors of dtype ", dtype));
   }
 }
 

@@ -27,14 +27,21 @@ struct DtypeName {
   std::string_view name;
   at::ScalarType dtype;
 };
-constexpr std::array<DtypeName, 9> kDtypes{{{"f32", at::kFloat}, {"f64", at::kDouble}, {"f16", at::kHalf},
-                                            {"bf16", at::kBFloat16}, {"u8", at::kByte}, {"i8", at::kChar},
-                                            {"i32", at::kInt}, {"i64", at::kLong}, {"bool", at::kBool}}};
+constexpr std::array<DtypeName, 9> kDtypes{{{"f32", at::kFloat},
+                                            {"f64", at::kDouble},
+                                            {"f16", at::kHalf},
+                                            {"bf16", at::kBFloat16},
+                                            {"u8", at::kByte},
+                                            {"i8", at::kChar},
+                                            {"i32", at::kInt},
+                                            {"i64", at::kLong},
+                                            {"bool", at::kBool}}};
 
 template <class Word>
 void update_word(Sha256& sha, Word word) {
   std::array<std::byte, sizeof(std::uint64_t)> bytes{};
-  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(static_cast<std::uint64_t>(word) >> (8 * i));
+  for (std::size_t i = 0; i < bytes.size(); ++i)
+    bytes[i] = static_cast<std::byte>(static_cast<std::uint64_t>(word) >> (8 * i));
   sha.update(bytes);
 }
 
@@ -61,7 +68,9 @@ std::string hex_of(std::uint64_t word) {
   return text.data();
 }
 
-std::string hex_of(std::string_view bytes) { return to_hex(std::as_bytes(std::span(bytes.data(), bytes.size()))); }
+std::string hex_of(std::string_view bytes) {
+  return to_hex(std::as_bytes(std::span(bytes.data(), bytes.size())));
+}
 
 // ---- decoding: every failure is a std::runtime_error without the file's name, which decode_manifest adds.
 
@@ -92,7 +101,8 @@ int hex_digit(char c) {
 
 std::string sha256_text(const nlohmann::json& value, const std::string& what) {
   std::string digest = text(value, what);
-  if (digest.size() != kHexDigits || !std::all_of(digest.begin(), digest.end(), [](char c) { return hex_digit(c) >= 0; })) {
+  if (digest.size() != kHexDigits ||
+      !std::all_of(digest.begin(), digest.end(), [](char c) { return hex_digit(c) >= 0; })) {
     bad(what + " is no SHA-256");
   }
   return digest;
@@ -111,7 +121,8 @@ std::string bytes_from_hex(const nlohmann::json& value, const std::string& what)
   return bytes;
 }
 
-std::int64_t checked_bytes(at::ScalarType dtype, const std::vector<std::int64_t>& shape, const std::string& what) {
+std::int64_t checked_bytes(at::ScalarType dtype, const std::vector<std::int64_t>& shape,
+                           const std::string& what) {
   std::int64_t bytes = static_cast<std::int64_t>(c10::elementSize(dtype));
   bool empty = false;
   for (const std::int64_t extent : shape) {
@@ -129,11 +140,13 @@ void decode_files(const nlohmann::json& list, Manifest& manifest) {
   std::set<std::string> seen;
   for (const auto& item : list) {
     ManifestFile file{.name = text(member(item, "name"), "a file's name")};
-    const bool plain = !file.name.empty() && file.name.size() <= 100 && file.name[0] != '.' &&
-                       std::all_of(file.name.begin(), file.name.end(), [](char c) {
-                         return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_';
-                       });
-    if (!plain || file.name == kManifestName) bad(concat("'", file.name, "' is no plain name of a state file"));
+    const bool plain =
+        !file.name.empty() && file.name.size() <= 100 && file.name[0] != '.' &&
+        std::all_of(file.name.begin(), file.name.end(), [](char c) {
+          return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_';
+        });
+    if (!plain || file.name == kManifestName)
+      bad(concat("'", file.name, "' is no plain name of a state file"));
     if (!seen.insert(file.name).second) bad(concat("the file '", file.name, "' is there twice"));
     file.bytes = natural(member(item, "bytes"), concat("the size of '", file.name, "'"));
     file.sha256 = sha256_text(member(item, "sha256"), concat("the digest of '", file.name, "'"));
@@ -157,11 +170,13 @@ void decode_tensors(const nlohmann::json& list, Manifest& manifest) {
     const std::string what = concat("tensor '", name, "'");
     ManifestTensor tensor;
     const std::string dtype = text(member(item, "dtype"), "the dtype of " + what);
-    const auto known = std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeName& one) { return one.name == dtype; });
+    const auto known =
+        std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeName& one) { return one.name == dtype; });
     if (known == kDtypes.end()) bad(concat(what, " has the unknown dtype '", dtype, "'"));
     tensor.dtype = known->dtype;
     const auto& shape = member(item, "shape");
-    if (!shape.is_array() || shape.size() > kMaxDims) bad(what + " has no list of at most 32 extents as shape");
+    if (!shape.is_array() || shape.size() > kMaxDims)
+      bad(what + " has no list of at most 32 extents as shape");
     for (const auto& extent : shape) tensor.shape.push_back(natural(extent, "an extent of " + what));
     tensor.bytes = checked_bytes(tensor.dtype, tensor.shape, what);
     tensor.sha256 = sha256_text(member(item, "sha256"), "the digest of " + what);
@@ -175,7 +190,8 @@ void decode_tensors(const nlohmann::json& list, Manifest& manifest) {
 void decode_scalars(const nlohmann::json& root, Manifest& manifest) {
   for (const auto& [name, value] : member(root, "integers").items()) {
     check_new_name(manifest, name);
-    if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<std::uint64_t>() > INT64_MAX)) {
+    if (!value.is_number_integer() ||
+        (value.is_number_unsigned() && value.get<std::uint64_t>() > INT64_MAX)) {
       bad(concat("'", name, "' is no 64-bit integer"));
     }
     manifest.integers.emplace(name, value.get<std::int64_t>());
@@ -192,7 +208,8 @@ void decode_scalars(const nlohmann::json& root, Manifest& manifest) {
   }
   for (const auto& [name, value] : member(root, "texts").items()) {
     check_new_name(manifest, name);
-    manifest.texts.emplace(name, value.is_object() ? bytes_from_hex(member(value, "hex"), name) : text(value, name));
+    manifest.texts.emplace(
+        name, value.is_object() ? bytes_from_hex(member(value, "hex"), name) : text(value, name));
   }
 }
 
@@ -203,7 +220,8 @@ Manifest decode(const nlohmann::json& root) {
   manifest.meta.world_size = natural(member(root, "world_size"), "the world size");
   manifest.meta.code_version = text(member(root, "code_version"), "the code version");
   manifest.meta.recipe = text(member(root, "recipe"), "the recipe");
-  if (Sha256().update(manifest.meta.recipe).hex() != text(member(root, "recipe_sha256"), "the recipe's digest")) {
+  if (Sha256().update(manifest.meta.recipe).hex() !=
+      text(member(root, "recipe_sha256"), "the recipe's digest")) {
     bad("the recipe does not match its digest");
   }
   decode_files(member(root, "files"), manifest);
@@ -231,12 +249,14 @@ bool Manifest::has(std::string_view name) const {
 
 void check_state_name(std::string_view name) {
   const bool good = !name.empty() && name.size() <= kMaxNameBytes && name != "." && name != ".." &&
-                    std::all_of(name.begin(), name.end(), [](char c) { return c > ' ' && c < '\x7f' && c != ':' && c != '\\'; });
+                    std::all_of(name.begin(), name.end(),
+                                [](char c) { return c > ' ' && c < '\x7f' && c != ':' && c != '\\'; });
   KUMIKO_EXPECTS(good, CheckpointError, "'", name, "' cannot be a name in a checkpoint");
 }
 
 std::string_view checkpoint_dtype_name(at::ScalarType dtype) {
-  const auto known = std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeName& one) { return one.dtype == dtype; });
+  const auto known =
+      std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeName& one) { return one.dtype == dtype; });
   KUMIKO_EXPECTS(known != kDtypes.end(), CheckpointError, "checkpoints hold no tensors of dtype ", dtype);
   return known->name;
 }
@@ -249,7 +269,8 @@ std::string content_digest(const Manifest& manifest) {
   for (const auto& [name, value] : manifest.integers) {
     entries[name] = {"integer", {}, sha256_of_word(static_cast<std::uint64_t>(value))};
   }
-  for (const auto& [name, value] : manifest.reals) entries[name] = {"real", {}, sha256_of_word(std::bit_cast<std::uint64_t>(value))};
+  for (const auto& [name, value] : manifest.reals)
+    entries[name] = {"real", {}, sha256_of_word(std::bit_cast<std::uint64_t>(value))};
   for (const auto& [name, value] : manifest.texts) entries[name] = {"text", {}, Sha256().update(value).hex()};
   Sha256 sha;
   update_text(sha, "kumiko content 1");
@@ -279,27 +300,36 @@ std::string encode_manifest(const Manifest& manifest) {
   for (const auto& file : manifest.files) {
     root["files"].push_back({{"name", file.name}, {"bytes", file.bytes}, {"sha256", file.sha256}});
   }
-  for (const char* block : {"integers", "reals", "texts", "tensors"}) root[block] = nlohmann::ordered_json::object();
+  for (const char* block : {"integers", "reals", "texts", "tensors"})
+    root[block] = nlohmann::ordered_json::object();
   for (const auto& [name, value] : manifest.integers) root["integers"].push_back({name, value});
-  for (const auto& [name, value] : manifest.reals) root["reals"].push_back({name, hex_of(std::bit_cast<std::uint64_t>(value))});
+  for (const auto& [name, value] : manifest.reals)
+    root["reals"].push_back({name, hex_of(std::bit_cast<std::uint64_t>(value))});
   for (const auto& [name, value] : manifest.texts) {
-    root["texts"].push_back({name, is_utf8(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json{{"hex", hex_of(value)}}});
+    root["texts"].push_back({name, is_utf8(value) ? nlohmann::ordered_json(value)
+                                                  : nlohmann::ordered_json{{"hex", hex_of(value)}}});
   }
   for (const auto& [name, tensor] : manifest.tensors) {
-    root["tensors"].push_back({name, {{"dtype", checkpoint_dtype_name(tensor.dtype)}, {"shape", tensor.shape},
-                                      {"file", tensor.file}, {"sha256", tensor.sha256}}});
+    root["tensors"].push_back({name,
+                               {{"dtype", checkpoint_dtype_name(tensor.dtype)},
+                                {"shape", tensor.shape},
+                                {"file", tensor.file},
+                                {"sha256", tensor.sha256}}});
   }
   std::string body = root.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
-  body.pop_back();                                   // "}"
+  body.pop_back();  // "}"
   while (body.back() == '\n') body.pop_back();
   const std::string seal = Sha256().update(body).hex();
   return body.append(kSealBegin).append(seal).append(kSealEnd);
 }
 
 Manifest decode_manifest(std::string_view text_of_file, const std::filesystem::path& file) {
-  const auto damaged = [&](const std::string& what) { throw CheckpointError(concat(file.string(), " is damaged: ", what)); };
+  const auto damaged = [&](const std::string& what) {
+    throw CheckpointError(concat(file.string(), " is damaged: ", what));
+  };
   const std::size_t tail = kSealBegin.size() + kHexDigits + kSealEnd.size();
-  const std::string_view body = text_of_file.substr(0, text_of_file.size() - std::min(tail, text_of_file.size()));
+  const std::string_view body =
+      text_of_file.substr(0, text_of_file.size() - std::min(tail, text_of_file.size()));
   const std::string expected = concat(kSealBegin, Sha256().update(body).hex(), kSealEnd);
   if (text_of_file.substr(body.size()) != expected) damaged("its SHA-256 is not the one at its end");
   try {
@@ -307,9 +337,10 @@ Manifest decode_manifest(std::string_view text_of_file, const std::filesystem::p
     if (text(member(root, "format"), "\"format\"") != kFormat) bad("it is no manifest of a checkpoint");
     const std::int64_t version = natural(member(root, "format_version"), "the format version");
     if (version > kCheckpointFormatVersion) {
-      throw NewerCheckpointError(concat(file.parent_path().string(), " was written by a newer kumiko (checkpoint format ", version,
-                                        ", this build reads up to ", kCheckpointFormatVersion,
-                                        "); update kumiko, or move that folder away to go on from an older checkpoint"));
+      throw NewerCheckpointError(
+          concat(file.parent_path().string(), " was written by a newer kumiko (checkpoint format ", version,
+                 ", this build reads up to ", kCheckpointFormatVersion,
+                 "); update kumiko, or move that folder away to go on from an older checkpoint"));
     }
     if (version < 1) bad(concat("the format version ", version, " does not exist"));
     return decode(root);

@@ -41,13 +41,14 @@ std::vector<std::int64_t> checkpoint_steps(const std::filesystem::path& run_fold
   return steps;
 }
 
-std::unique_ptr<CheckpointReader> newest_checkpoint(const std::filesystem::path& run_folder, const OnSkip& on_skip) {
+std::unique_ptr<CheckpointReader> newest_checkpoint(const std::filesystem::path& run_folder,
+                                                    const OnSkip& on_skip) {
   std::string problems;
   for (const std::int64_t step : checkpoint_steps(run_folder)) {
     try {
       auto reader = std::make_unique<CheckpointReader>(checkpoint_folder(run_folder, step));
-      KUMIKO_EXPECTS(reader->manifest().step == step, CheckpointError, reader->folder().string(), " holds step ",
-                     reader->manifest().step);
+      KUMIKO_EXPECTS(reader->manifest().step == step, CheckpointError, reader->folder().string(),
+                     " holds step ", reader->manifest().step);
       return reader;
     } catch (const NewerCheckpointError&) {
       throw;
@@ -56,8 +57,9 @@ std::unique_ptr<CheckpointReader> newest_checkpoint(const std::filesystem::path&
       problems += concat("\n  ", error.what());
     }
   }
-  KUMIKO_EXPECTS(problems.empty(), CheckpointError, "no checkpoint in ", (run_folder / "checkpoints").string(), " is sound:",
-                 problems, "\nrestore one from a copy, or choose another output_dir to begin anew");
+  KUMIKO_EXPECTS(problems.empty(), CheckpointError, "no checkpoint in ",
+                 (run_folder / "checkpoints").string(), " is sound:", problems,
+                 "\nrestore one from a copy, or choose another output_dir to begin anew");
   return nullptr;
 }
 

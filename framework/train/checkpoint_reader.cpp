@@ -17,8 +17,8 @@ namespace {
 Manifest read_manifest(const std::filesystem::path& folder) {
   const auto file = folder / kManifestName;
   std::error_code error;
-  KUMIKO_EXPECTS(std::filesystem::is_regular_file(file, error), CheckpointError, folder.string(), " has no ", kManifestName,
-                 ": it is no checkpoint or was never completed");
+  KUMIKO_EXPECTS(std::filesystem::is_regular_file(file, error), CheckpointError, folder.string(), " has no ",
+                 kManifestName, ": it is no checkpoint or was never completed");
   try {
     const auto bytes = read_file(file, kMaxManifestBytes);
     return decode_manifest({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, file);
@@ -51,7 +51,8 @@ void CheckpointReader::verify() {
     const std::string name = item.path().filename().string();
     const bool listed = std::any_of(manifest_.files.begin(), manifest_.files.end(),
                                     [&](const ManifestFile& file) { return file.name == name; });
-    KUMIKO_EXPECTS(listed || !name.starts_with("state-"), CheckpointError, item.path().string(), " is not in the manifest");
+    KUMIKO_EXPECTS(listed || !name.starts_with("state-"), CheckpointError, item.path().string(),
+                   " is not in the manifest");
   }
   for (std::size_t index = 0; index < manifest_.files.size(); ++index) {
     open_file(index);
@@ -61,7 +62,8 @@ void CheckpointReader::verify() {
       read(name, tensor);
       ++expected;
     }
-    KUMIKO_EXPECTS(open_->dataset_names().size() == expected, CheckpointError, (folder_ / manifest_.files[index].name).string(),
+    KUMIKO_EXPECTS(open_->dataset_names().size() == expected, CheckpointError,
+                   (folder_ / manifest_.files[index].name).string(),
                    " holds tensors that are not in the manifest");
   }
 }
@@ -72,15 +74,15 @@ void CheckpointReader::open_file(std::size_t index) const {
   const ManifestFile& file = manifest_.files[index];
   const auto path = folder_ / file.name;
   std::error_code error;
-  KUMIKO_EXPECTS(std::filesystem::is_regular_file(std::filesystem::symlink_status(path, error)), CheckpointError, path.string(),
-                 " is missing");
+  KUMIKO_EXPECTS(std::filesystem::is_regular_file(std::filesystem::symlink_status(path, error)),
+                 CheckpointError, path.string(), " is missing");
   const auto size = static_cast<std::int64_t>(std::filesystem::file_size(path, error));
-  KUMIKO_EXPECTS(!error && size == file.bytes, CheckpointError, path.string(), " is damaged: it has ", size, " bytes instead of ",
-                 file.bytes);
+  KUMIKO_EXPECTS(!error && size == file.bytes, CheckpointError, path.string(), " is damaged: it has ", size,
+                 " bytes instead of ", file.bytes);
   try {
     const std::string digest = digest_of_file(path);
-    KUMIKO_EXPECTS(digest == file.sha256, CheckpointError, path.string(), " is damaged: its SHA-256 is ", digest, " instead of ",
-                   file.sha256);
+    KUMIKO_EXPECTS(digest == file.sha256, CheckpointError, path.string(), " is damaged: its SHA-256 is ",
+                   digest, " instead of ", file.sha256);
     open_.emplace(data::H5File::open(path));
     open_index_ = index;
   } catch (const data::H5Error& failure) {
@@ -93,8 +95,8 @@ at::Tensor CheckpointReader::read(std::string_view name, const ManifestTensor& t
   const std::string dataset = dataset_name(name);
   KUMIKO_EXPECTS(open_->has(dataset), CheckpointError, path, " has no tensor '", name, "'");
   const auto& info = open_->info(dataset);
-  KUMIKO_EXPECTS(info.dtype == h5_dtype(tensor.dtype) && info.dims == tensor.shape, CheckpointError, path, ": tensor '", name,
-                 "' has another dtype or shape than the manifest says");
+  KUMIKO_EXPECTS(info.dtype == h5_dtype(tensor.dtype) && info.dims == tensor.shape, CheckpointError, path,
+                 ": tensor '", name, "' has another dtype or shape than the manifest says");
   at::Tensor value = at::empty(tensor.shape, tensor.dtype);
   const std::span<std::byte> bytes(static_cast<std::byte*>(value.mutable_data_ptr()), value.nbytes());
   try {
@@ -110,7 +112,8 @@ at::Tensor CheckpointReader::read(std::string_view name, const ManifestTensor& t
 bool CheckpointReader::has(std::string_view name) const { return manifest_.has(name); }
 
 void CheckpointReader::fail_missing(std::string_view name, const char* kind) const {
-  throw CheckpointError(concat("the checkpoint ", folder_.string(), " has ", has(name) ? "another kind of value than " : "no ",
+  throw CheckpointError(concat("the checkpoint ", folder_.string(), " has ",
+                               has(name) ? "another kind of value than " : "no ",
                                has(name) ? concat(kind, " under '") : concat(kind, " '"), name, "'"));
 }
 

@@ -14,8 +14,8 @@
 
 namespace kumiko {
 
-// A checkpoint all of whose digests were checked when it was opened. Holds one tensor at a time; its digest is checked again
-// when it is given out, because the file may have changed since.
+// A checkpoint all of whose digests were checked when it was opened. Holds one tensor at a time; its digest
+// is checked again when it is given out, because the file may have changed since.
 class CheckpointReader final : public StateReader {
  public:
   // Throws CheckpointError that names the first file or tensor that is missing, cut, changed or surplus;
@@ -33,7 +33,7 @@ class CheckpointReader final : public StateReader {
 
  private:
   void verify();
-  void open_file(std::size_t index) const;                     // opens it after its digest was checked
+  void open_file(std::size_t index) const;  // opens it after its digest was checked
   at::Tensor read(std::string_view name, const ManifestTensor& tensor) const;
   [[noreturn]] void fail_missing(std::string_view name, const char* kind) const;
 

@@ -14,7 +14,7 @@
 namespace kumiko {
 namespace {
 
-constexpr std::int64_t kEntryBytes = 1024;   // a dataset's header in HDF5 plus its lines in the manifest
+constexpr std::int64_t kEntryBytes = 1024;  // a dataset's header in HDF5 plus its lines in the manifest
 
 std::string utc_now() {
   const std::time_t now = std::time(nullptr);
@@ -42,12 +42,16 @@ void CheckpointWriter::tensor(std::string_view name, const at::Tensor& value) {
   const auto bytes = static_cast<std::int64_t>(value.nbytes());
   if (image_used_ && image_bytes_ + bytes > file_bytes_) end_file();
   const at::Tensor host = value.detach().cpu().contiguous();
-  const std::span<const std::byte> content(static_cast<const std::byte*>(host.const_data_ptr()), static_cast<std::size_t>(bytes));
+  const std::span<const std::byte> content(static_cast<const std::byte*>(host.const_data_ptr()),
+                                           static_cast<std::size_t>(bytes));
   image_.dataset(dataset_name(name), host.const_data_ptr(), dtype, host.sizes());
   image_used_ = true;
   image_bytes_ += bytes;
-  manifest_.tensors.emplace(name, ManifestTensor{.dtype = host.scalar_type(), .shape = host.sizes().vec(), .bytes = bytes,
-                                                 .sha256 = Sha256::hex_of(content), .file = manifest_.files.size()});
+  manifest_.tensors.emplace(name, ManifestTensor{.dtype = host.scalar_type(),
+                                                 .shape = host.sizes().vec(),
+                                                 .bytes = bytes,
+                                                 .sha256 = Sha256::hex_of(content),
+                                                 .file = manifest_.files.size()});
 }
 
 void CheckpointWriter::integer(std::string_view name, std::int64_t value) {
@@ -81,8 +85,8 @@ const Manifest& CheckpointWriter::finish(std::int64_t step, const CheckpointMeta
   manifest_.meta = meta;
   manifest_.created = utc_now();
   const std::string text = encode_manifest(manifest_);
-  KUMIKO_EXPECTS(text.size() <= kMaxManifestBytes, CheckpointError, "the checkpoint's manifest would have ", text.size(),
-                 " bytes; texts of the state are too long");
+  KUMIKO_EXPECTS(text.size() <= kMaxManifestBytes, CheckpointError, "the checkpoint's manifest would have ",
+                 text.size(), " bytes; texts of the state are too long");
   write_file_durably(folder_ / kManifestName, text);
   return manifest_;
 }
@@ -90,8 +94,12 @@ const Manifest& CheckpointWriter::finish(std::int64_t step, const CheckpointMeta
 void StateMeter::tensor(std::string_view name, const at::Tensor& value) {
   bytes_ += static_cast<std::int64_t>(value.nbytes() + name.size()) + kEntryBytes;
 }
-void StateMeter::integer(std::string_view name, std::int64_t) { bytes_ += static_cast<std::int64_t>(name.size()) + 32; }
-void StateMeter::real(std::string_view name, double) { bytes_ += static_cast<std::int64_t>(name.size()) + 32; }
+void StateMeter::integer(std::string_view name, std::int64_t) {
+  bytes_ += static_cast<std::int64_t>(name.size()) + 32;
+}
+void StateMeter::real(std::string_view name, double) {
+  bytes_ += static_cast<std::int64_t>(name.size()) + 32;
+}
 void StateMeter::text(std::string_view name, std::string_view value) {
   bytes_ += static_cast<std::int64_t>(name.size() + 2 * value.size()) + 32;
 }

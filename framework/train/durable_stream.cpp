@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "framework/train/durable_stream.hpp"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstdio>
 #include <system_error>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "framework/core/error.hpp"
 #include "framework/core/files.hpp"
@@ -14,7 +14,9 @@
 namespace kumiko {
 
 DurableStream::DurableStream(std::filesystem::path path, std::int64_t expected_bytes)
-    : path_(std::move(path)), temporary_(concat(path_.string(), ".tmp-", ::getpid())), expected_bytes_(expected_bytes) {
+    : path_(std::move(path)),
+      temporary_(concat(path_.string(), ".tmp-", ::getpid())),
+      expected_bytes_(expected_bytes) {
   descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (descriptor_ < 0) fail("create", errno);
 }
@@ -33,7 +35,9 @@ void DurableStream::write(std::span<const std::byte> bytes) {
   }
 }
 
-void DurableStream::write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
+void DurableStream::write(std::string_view text) {
+  write(std::as_bytes(std::span(text.data(), text.size())));
+}
 
 void DurableStream::commit() {
   if (::fsync(descriptor_) != 0) fail("sync", errno);
@@ -47,8 +51,8 @@ void DurableStream::commit() {
 
 void DurableStream::fail(const char* action, int error_number) const {
   throw FileError(error_number, concat("cannot ", action, " ", path_.string(), ": ",
-                                       std::generic_category().message(error_number), "; the whole file needs ",
-                                       expected_bytes_, " bytes"));
+                                       std::generic_category().message(error_number),
+                                       "; the whole file needs ", expected_bytes_, " bytes"));
 }
 
 }  // namespace kumiko

@@ -9,9 +9,9 @@
 
 namespace kumiko {
 
-// Writes a file too large to hold in memory: piece by piece to a temporary sibling, then commit() syncs it, renames it to
-// `path` and syncs the folder. Without commit() nothing is left behind and an older file at `path` stays.
-// Every failure throws FileError naming the path; a failed write or sync is never tried again.
+// Writes a file too large to hold in memory: piece by piece to a temporary sibling, then commit() syncs it,
+// renames it to `path` and syncs the folder. Without commit() nothing is left behind and an older file at
+// `path` stays. Every failure throws FileError naming the path; a failed write or sync is never tried again.
 class DurableStream {
  public:
   // `expected_bytes` is named in messages about a full disk.

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "framework/train/metrics.hpp"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cmath>
 #include <fstream>
@@ -12,7 +9,9 @@
 #include <optional>
 #include <system_error>
 
+#include <fcntl.h>
 #include <nlohmann/json.hpp>
+#include <unistd.h>
 
 #include "framework/core/error.hpp"
 #include "framework/core/files.hpp"
@@ -44,7 +43,8 @@ std::optional<std::int64_t> step_of(const std::string& line) {
   if (line.empty() || line.size() > kMaxLineBytes) return std::nullopt;
   try {
     const auto object = parse_strict_json(line, kMaxDepth);
-    if (!object.is_object() || !object.contains("step") || !object["step"].is_number_integer()) return std::nullopt;
+    if (!object.is_object() || !object.contains("step") || !object["step"].is_number_integer())
+      return std::nullopt;
     return object["step"].get<std::int64_t>();
   } catch (const std::runtime_error&) {
     return std::nullopt;
@@ -53,7 +53,7 @@ std::optional<std::int64_t> step_of(const std::string& line) {
 
 struct Kept {
   std::int64_t last_step = -1;
-  std::string last_line;   // without its newline
+  std::string last_line;  // without its newline
   std::int64_t bytes = 0;
   std::int64_t unreadable = 0;
 };
@@ -65,7 +65,7 @@ Kept filter_lines(const std::filesystem::path& file, std::int64_t resumed_step,
   std::ifstream in(file, std::ios::binary);
   std::string line;
   while (std::getline(in, line)) {
-    if (in.eof()) break;   // torn: no newline behind it
+    if (in.eof()) break;  // torn: no newline behind it
     const auto step = step_of(line);
     if (!step || (*step <= kept.last_step && *step <= resumed_step)) {
       ++kept.unreadable;
@@ -111,7 +111,8 @@ MetricsLog::MetricsLog(std::filesystem::path file, std::int64_t resumed_step) : 
   }
   descriptor_ = ::open(file_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
   KUMIKO_EXPECTS(descriptor_ >= 0, UsageError, "cannot open ", file_.string(), ": ",
-                 std::generic_category().message(errno), "; choose another output_dir or change its permissions");
+                 std::generic_category().message(errno),
+                 "; choose another output_dir or change its permissions");
 }
 
 MetricsLog::~MetricsLog() {
@@ -120,7 +121,8 @@ MetricsLog::~MetricsLog() {
 }
 
 void MetricsLog::add(std::int64_t step, const MetricFields& fields) {
-  TORCH_INTERNAL_ASSERT(step >= last_step_, "metrics of step ", step, " come after those of step ", last_step_);
+  TORCH_INTERNAL_ASSERT(step >= last_step_, "metrics of step ", step, " come after those of step ",
+                        last_step_);
   if (step == last_step_ && last_line_ < tail_.size()) {
     auto object = nlohmann::ordered_json::parse(std::string_view(tail_).substr(last_line_));
     for (const auto& [key, value] : fields) object[key] = to_json(value);
@@ -149,18 +151,21 @@ void MetricsLog::flush() {
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) {
       const int reason = errno;
-      const std::size_t whole = done == 0 ? 0 : tail_.rfind('\n', done - 1) + 1;   // npos + 1 is 0
-      const bool cut = ::ftruncate(descriptor_, static_cast<off_t>(base_ + static_cast<std::int64_t>(whole))) == 0;
+      const std::size_t whole = done == 0 ? 0 : tail_.rfind('\n', done - 1) + 1;  // npos + 1 is 0
+      const bool cut =
+          ::ftruncate(descriptor_, static_cast<off_t>(base_ + static_cast<std::int64_t>(whole))) == 0;
       if (!warned_) {
-        log::warning(concat("cannot write ", file_.string(), ": ", std::generic_category().message(reason),
-                            cut ? "; the lines are kept and written when there is room" : "; its last line may be torn"));
+        log::warning(concat(
+            "cannot write ", file_.string(), ": ", std::generic_category().message(reason),
+            cut ? "; the lines are kept and written when there is room" : "; its last line may be torn"));
       }
       warned_ = true;
       return;
     }
     done += static_cast<std::size_t>(written);
   }
-  if (!clean_ && ::ftruncate(descriptor_, static_cast<off_t>(base_ + static_cast<std::int64_t>(done))) != 0) return;
+  if (!clean_ && ::ftruncate(descriptor_, static_cast<off_t>(base_ + static_cast<std::int64_t>(done))) != 0)
+    return;
   clean_ = true;
   warned_ = false;
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "framework/train/progress.hpp"
 
-#include <sys/ioctl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdio>
+
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "framework/core/error.hpp"
 #include "framework/core/format.hpp"
@@ -46,7 +46,8 @@ std::string format_memory(std::int64_t now, std::int64_t peak) {
     ++unit;
   }
   const int digits = unit == 0 ? 0 : 1;
-  return print("%.*f/%.*f %s", digits, static_cast<double>(now) / scale, digits, static_cast<double>(peak) / scale, kUnits[unit]);
+  return print("%.*f/%.*f %s", digits, static_cast<double>(now) / scale, digits,
+               static_cast<double>(peak) / scale, kUnits[unit]);
 }
 
 int terminal_columns() {
@@ -58,15 +59,19 @@ int terminal_columns() {
 
 std::string format_step(const StepLine& line) {
   const int width = static_cast<int>(std::to_string(line.total).size());
-  std::string text = concat("step ", print("%*lld", width, static_cast<long long>(line.step)), "/", line.total, " | loss ",
-                            print("%.4f", line.loss));
+  std::string text = concat("step ", print("%*lld", width, static_cast<long long>(line.step)), "/",
+                            line.total, " | loss ", print("%.4f", line.loss));
   if (line.ppl) text += " | ppl " + format_ppl(*line.ppl);
   if (line.lr) text += " | lr " + print("%.1e", *line.lr);
-  if (line.grad_norm) text += " | grad " + print(*line.grad_norm < 1e-2 || *line.grad_norm >= 1e4 ? "%.2e" : "%.2f", *line.grad_norm);
+  if (line.grad_norm)
+    text += " | grad " +
+            print(*line.grad_norm < 1e-2 || *line.grad_norm >= 1e4 ? "%.2e" : "%.2f", *line.grad_norm);
   if (line.tokens_per_s) text += " | " + format_rate(*line.tokens_per_s) + " tok/s";
   if (line.mfu) text += " | mfu " + print(*line.mfu < 0.1 ? "%.1f %%" : "%.0f %%", *line.mfu * 100.0);
   if (line.memory_bytes) {
-    text += " | mem " + format_memory(*line.memory_bytes, std::max(line.peak_bytes.value_or(*line.memory_bytes), *line.memory_bytes));
+    text +=
+        " | mem " + format_memory(*line.memory_bytes,
+                                  std::max(line.peak_bytes.value_or(*line.memory_bytes), *line.memory_bytes));
   }
   if (line.merges) text += concat(" | merges ", *line.merges);
   if (line.eta_seconds) text += " | eta " + format_duration(*line.eta_seconds);
@@ -74,15 +79,18 @@ std::string format_step(const StepLine& line) {
 }
 
 std::string format_bar(std::int64_t done, std::int64_t total, int width) {
-  const double share = total > 0 ? std::clamp(static_cast<double>(done) / static_cast<double>(total), 0.0, 1.0) : 0.0;
+  const double share =
+      total > 0 ? std::clamp(static_cast<double>(done) / static_cast<double>(total), 0.0, 1.0) : 0.0;
   const std::string percent = print("] %d %%", static_cast<int>(share * 100.0));
   const int cells = std::max(1, width - 1 - static_cast<int>(percent.size()));
   const int filled = static_cast<int>(share * cells);
-  return "[" + std::string(static_cast<std::size_t>(filled), '#') + std::string(static_cast<std::size_t>(cells - filled), '.') + percent;
+  return "[" + std::string(static_cast<std::size_t>(filled), '#') +
+         std::string(static_cast<std::size_t>(cells - filled), '.') + percent;
 }
 
 Progress::Progress(std::int64_t total, Style style)
-    : total_(total), is_bar_(style == Style::bar || (style == Style::automatic && ::isatty(STDERR_FILENO) == 1)) {}
+    : total_(total),
+      is_bar_(style == Style::bar || (style == Style::automatic && ::isatty(STDERR_FILENO) == 1)) {}
 
 Progress::~Progress() { finish(); }
 

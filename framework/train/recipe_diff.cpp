@@ -12,7 +12,7 @@ namespace kumiko {
 namespace {
 
 constexpr std::array<std::string_view, 7> kHarmless{"log",        "checkpoint",    "eval",        "comm",
-                                                     "output_dir", "train.threads", "train.device"};
+                                                    "output_dir", "train.threads", "train.device"};
 
 bool is_within(std::string_view key, std::string_view block) {
   return key == block || (key.starts_with(block) && key.size() > block.size() && key[block.size()] == '.');
@@ -27,16 +27,18 @@ std::string_view trim(std::string_view text) {
 // Where the colon after a mapping's key is; quoted keys do not occur in recipes.
 std::size_t colon_of(std::string_view line) {
   const auto colon = line.find(':');
-  if (colon == std::string_view::npos || line.starts_with('"') || line.starts_with('\'')) return std::string_view::npos;
+  if (colon == std::string_view::npos || line.starts_with('"') || line.starts_with('\''))
+    return std::string_view::npos;
   return colon + 1 == line.size() || line[colon + 1] == ' ' ? colon : std::string_view::npos;
 }
 
 using Leaves = std::vector<std::pair<std::string, std::string>>;
 
-// Block mappings become dotted keys; anything else (list items, continued lines) joins the value of the key above it.
+// Block mappings become dotted keys; anything else (list items, continued lines) joins the value of the key
+// above it.
 Leaves flatten(std::string_view yaml) {
   Leaves leaves;
-  std::vector<std::pair<std::size_t, std::string>> blocks;   // indentation and dotted path
+  std::vector<std::pair<std::size_t, std::string>> blocks;  // indentation and dotted path
   while (!yaml.empty()) {
     const auto end = std::min(yaml.find('\n'), yaml.size());
     const std::string_view line = yaml.substr(0, end);
@@ -51,7 +53,8 @@ Leaves flatten(std::string_view yaml) {
     }
     const std::size_t indent = line.find_first_not_of(' ');
     while (!blocks.empty() && blocks.back().first >= indent) blocks.pop_back();
-    const std::string key = (blocks.empty() ? "" : blocks.back().second + ".") + std::string(content.substr(0, colon));
+    const std::string key =
+        (blocks.empty() ? "" : blocks.back().second + ".") + std::string(content.substr(0, colon));
     blocks.emplace_back(indent, key);
     leaves.emplace_back(key, trim(content.substr(colon + 1)));
   }
@@ -81,7 +84,8 @@ std::vector<RecipeDifference> compare_recipes(std::string_view before, std::stri
 }
 
 bool is_harmless(std::string_view key) {
-  return std::any_of(kHarmless.begin(), kHarmless.end(), [&](std::string_view block) { return is_within(key, block); });
+  return std::any_of(kHarmless.begin(), kHarmless.end(),
+                     [&](std::string_view block) { return is_within(key, block); });
 }
 
 std::vector<RecipeDifference> check_resumed_recipe(std::string_view saved, std::string_view current,
@@ -97,11 +101,13 @@ std::vector<RecipeDifference> check_resumed_recipe(std::string_view saved, std::
       continue;
     }
     if (first.empty()) first = difference.key;
-    refused += concat("\n  ", difference.key, ": ", difference.before.empty() ? "(absent)" : difference.before, " -> ",
-                      difference.after.empty() ? "(absent)" : difference.after);
+    refused +=
+        concat("\n  ", difference.key, ": ", difference.before.empty() ? "(absent)" : difference.before,
+               " -> ", difference.after.empty() ? "(absent)" : difference.after);
   }
   KUMIKO_EXPECTS(refused.empty(), UsageError, "the recipe differs from that of the checkpoint:", refused,
-                 "\nundo the change, choose another output_dir for a new run, or pass --allow-changes ", first);
+                 "\nundo the change, choose another output_dir for a new run, or pass --allow-changes ",
+                 first);
   return accepted;
 }
 

@@ -1,11 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "framework/train/run_folder.hpp"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <sys/vfs.h>
-#include <unistd.h>
-
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -17,6 +12,11 @@
 #include <map>
 #include <sstream>
 #include <system_error>
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/vfs.h>
+#include <unistd.h>
 
 #include "framework/core/error.hpp"
 #include "framework/core/files.hpp"
@@ -34,7 +34,8 @@ std::string first_line_of(const std::filesystem::path& path) {
   return line;
 }
 
-// Field 22 of /proc/PID/stat. The name in field 2 may hold blanks and brackets, so counting begins behind its last bracket.
+// Field 22 of /proc/PID/stat. The name in field 2 may hold blanks and brackets, so counting begins behind its
+// last bracket.
 std::int64_t start_ticks_of(std::int64_t pid) {
   const std::string stat = first_line_of(concat("/proc/", pid, "/stat"));
   const auto bracket = stat.rfind(')');
@@ -56,7 +57,8 @@ std::string utc_now() {
   return text.data();
 }
 
-// File systems on which flock of one host may be unknown to another: SMB 1 and 2, CIFS, FUSE (sshfs), 9P. NFS shares it.
+// File systems on which flock of one host may be unknown to another: SMB 1 and 2, CIFS, FUSE (sshfs), 9P. NFS
+// shares it.
 bool has_private_flock(int descriptor) {
   struct statfs info {};
   if (::fstatfs(descriptor, &info) != 0) return true;
@@ -73,7 +75,8 @@ bool has_private_flock(int descriptor) {
 }
 
 bool is_alive(const RunHolder& holder) {
-  return (::kill(static_cast<pid_t>(holder.pid), 0) == 0 || errno == EPERM) && start_ticks_of(holder.pid) == holder.start_ticks;
+  return (::kill(static_cast<pid_t>(holder.pid), 0) == 0 || errno == EPERM) &&
+         start_ticks_of(holder.pid) == holder.start_ticks;
 }
 
 std::string reason(int error_number) { return std::generic_category().message(error_number); }
@@ -85,7 +88,8 @@ std::string read_lock(int descriptor) {
   return text;
 }
 
-[[noreturn]] void refuse(const std::filesystem::path& path, const std::string& who, const std::string& advice) {
+[[noreturn]] void refuse(const std::filesystem::path& path, const std::string& who,
+                         const std::string& advice) {
   throw UsageError(concat("the run folder ", path.string(), " is in use by ", who, "; ", advice));
 }
 
@@ -94,12 +98,16 @@ std::string read_lock(int descriptor) {
 RunHolder RunHolder::self() {
   std::array<char, HOST_NAME_MAX + 1> host{};
   ::gethostname(host.data(), host.size() - 1);
-  return {.host = host.data(), .pid = ::getpid(), .boot_id = first_line_of("/proc/sys/kernel/random/boot_id"),
-          .start_ticks = start_ticks_of(::getpid()), .since = utc_now()};
+  return {.host = host.data(),
+          .pid = ::getpid(),
+          .boot_id = first_line_of("/proc/sys/kernel/random/boot_id"),
+          .start_ticks = start_ticks_of(::getpid()),
+          .since = utc_now()};
 }
 
 std::string RunHolder::to_text() const {
-  return concat("host: ", host, "\npid: ", pid, "\nboot_id: ", boot_id, "\nstart_ticks: ", start_ticks, "\nsince: ", since, "\n");
+  return concat("host: ", host, "\npid: ", pid, "\nboot_id: ", boot_id, "\nstart_ticks: ", start_ticks,
+                "\nsince: ", since, "\n");
 }
 
 std::optional<RunHolder> RunHolder::parse(std::string_view text) {
@@ -115,11 +123,14 @@ std::optional<RunHolder> RunHolder::parse(std::string_view text) {
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), out);
     return error == std::errc() && end == digits.data() + digits.size();
   };
-  if (holder.host.empty() || !number("pid", holder.pid) || !number("start_ticks", holder.start_ticks)) return std::nullopt;
+  if (holder.host.empty() || !number("pid", holder.pid) || !number("start_ticks", holder.start_ticks))
+    return std::nullopt;
   return holder;
 }
 
-std::string RunHolder::describe() const { return concat("process ", pid, " on host ", host, " since ", since); }
+std::string RunHolder::describe() const {
+  return concat("process ", pid, " on host ", host, " since ", since);
+}
 
 RunFolder::RunFolder(std::filesystem::path path) : path_(std::move(path)) {
   std::error_code error;
@@ -145,7 +156,8 @@ RunFolder::~RunFolder() {
 
 void RunFolder::check_writable() const {
   const std::string text = RunHolder::self().to_text();
-  const bool written = ::ftruncate(lock_, 0) == 0 && ::pwrite(lock_, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size());
+  const bool written = ::ftruncate(lock_, 0) == 0 &&
+                       ::pwrite(lock_, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size());
   KUMIKO_EXPECTS(written, UsageError, "cannot write in the run folder ", path_.string(), ": ", reason(errno),
                  "; make room or choose another output_dir");
 }
@@ -153,8 +165,8 @@ void RunFolder::check_writable() const {
 void RunFolder::lock() {
   const std::filesystem::path file = path_ / kLockName;
   lock_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
-  KUMIKO_EXPECTS(lock_ >= 0, UsageError, "cannot write in the run folder ", path_.string(), ": ", reason(errno),
-                 "; choose another output_dir or change its permissions");
+  KUMIKO_EXPECTS(lock_ >= 0, UsageError, "cannot write in the run folder ", path_.string(), ": ",
+                 reason(errno), "; choose another output_dir or change its permissions");
   const int locked = ::flock(lock_, LOCK_EX | LOCK_NB);
   const int lock_error = locked == 0 ? 0 : errno;
   const auto holder = RunHolder::parse(read_lock(lock_));

@@ -30,8 +30,11 @@ struct DtypeName {
   std::string_view name;
   at::ScalarType dtype;
 };
-constexpr std::array<DtypeName, 5> kDtypes{{{"F32", at::kFloat}, {"BF16", at::kBFloat16}, {"F16", at::kHalf},
-                                            {"I64", at::kLong}, {"U8", at::kByte}}};
+constexpr std::array<DtypeName, 5> kDtypes{{{"F32", at::kFloat},
+                                            {"BF16", at::kBFloat16},
+                                            {"F16", at::kHalf},
+                                            {"I64", at::kLong},
+                                            {"U8", at::kByte}}};
 
 std::optional<std::string_view> name_of(at::ScalarType dtype) {
   for (const auto& known : kDtypes) {
@@ -76,8 +79,8 @@ std::string encode_header(const std::vector<SafetensorsEntry>& entries, const st
     const auto& entry = entries[index];
     KUMIKO_EXPECTS(name_of(entry.dtype), CheckpointError, "tensor '", entry.name, "' is ", entry.dtype,
                    ", which safetensors files of this program do not hold");
-    KUMIKO_EXPECTS(entry.name != "__metadata__" && !header.contains(entry.name), CheckpointError, "tensor name '", entry.name,
-                   "' is given twice or is reserved");
+    KUMIKO_EXPECTS(entry.name != "__metadata__" && !header.contains(entry.name), CheckpointError,
+                   "tensor name '", entry.name, "' is given twice or is reserved");
     const auto bytes = bytes_of(entry);
     KUMIKO_EXPECTS(bytes, CheckpointError, "the size of tensor '", entry.name, "' is out of range");
     header[entry.name] = {{"dtype", *name_of(entry.dtype)},
@@ -96,14 +99,16 @@ std::string encode_header(const std::vector<SafetensorsEntry>& entries, const st
 }
 
 std::span<const std::byte> bytes_of(const at::Tensor& contiguous) {
-  return {static_cast<const std::byte*>(contiguous.const_data_ptr()), static_cast<std::size_t>(contiguous.nbytes())};
+  return {static_cast<const std::byte*>(contiguous.const_data_ptr()),
+          static_cast<std::size_t>(contiguous.nbytes())};
 }
 
 [[noreturn]] void damaged(const std::filesystem::path& path, const std::string& what) {
   throw CheckpointError(concat(path.string(), " is no sound safetensors file: ", what));
 }
 
-std::int64_t natural(const nlohmann::json& value, const std::filesystem::path& path, const std::string& what) {
+std::int64_t natural(const nlohmann::json& value, const std::filesystem::path& path,
+                     const std::string& what) {
   if (!value.is_number_unsigned() || value.get<std::uint64_t>() > static_cast<std::uint64_t>(INT64_MAX)) {
     damaged(path, what + " is no natural number below 2^63");
   }
@@ -125,13 +130,16 @@ Placed decode_entry(const std::string& name, const nlohmann::json& value, const 
   Placed placed;
   placed.entry.name = name;
   const auto& dtype = value["dtype"];
-  const auto known = std::find_if(kDtypes.begin(), kDtypes.end(),
-                                  [&](const DtypeName& one) { return dtype.is_string() && dtype == std::string(one.name); });
+  const auto known = std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeName& one) {
+    return dtype.is_string() && dtype == std::string(one.name);
+  });
   if (known == kDtypes.end()) damaged(path, what + " has a dtype other than F32, BF16, F16, I64, U8");
   placed.entry.dtype = known->dtype;
   const auto& shape = value["shape"];
-  if (!shape.is_array() || shape.size() > kMaxDims) damaged(path, what + " has no list of at most 32 extents as shape");
-  for (const auto& extent : shape) placed.entry.shape.push_back(natural(extent, path, "an extent of " + what));
+  if (!shape.is_array() || shape.size() > kMaxDims)
+    damaged(path, what + " has no list of at most 32 extents as shape");
+  for (const auto& extent : shape)
+    placed.entry.shape.push_back(natural(extent, path, "an extent of " + what));
   const auto& offsets = value["data_offsets"];
   if (!offsets.is_array() || offsets.size() != 2) damaged(path, what + " has no pair as data_offsets");
   placed.begin = natural(offsets[0], path, "an offset of " + what);
@@ -139,12 +147,14 @@ Placed decode_entry(const std::string& name, const nlohmann::json& value, const 
   const auto bytes = bytes_of(placed.entry);
   if (!bytes) damaged(path, what + " is larger than 2^63 bytes");
   if (placed.end < placed.begin || placed.end - placed.begin != *bytes) {
-    damaged(path, concat(what, " needs ", *bytes, " bytes, its offsets are ", placed.begin, " to ", placed.end));
+    damaged(path,
+            concat(what, " needs ", *bytes, " bytes, its offsets are ", placed.begin, " to ", placed.end));
   }
   return placed;
 }
 
-std::map<std::string, std::string> decode_metadata(const nlohmann::json& value, const std::filesystem::path& path) {
+std::map<std::string, std::string> decode_metadata(const nlohmann::json& value,
+                                                   const std::filesystem::path& path) {
   if (!value.is_object()) damaged(path, "__metadata__ is no mapping");
   std::map<std::string, std::string> metadata;
   for (const auto& [key, text] : value.items()) {
@@ -158,16 +168,19 @@ std::map<std::string, std::string> decode_metadata(const nlohmann::json& value, 
 std::string read_header(std::ifstream& file, const std::filesystem::path& path, std::int64_t& data_bytes) {
   std::error_code error;
   const auto file_bytes = static_cast<std::int64_t>(std::filesystem::file_size(path, error));
-  if (!file || error) throw CheckpointError(concat("cannot read ", path.string(), error ? ": " + error.message() : ""));
+  if (!file || error)
+    throw CheckpointError(concat("cannot read ", path.string(), error ? ": " + error.message() : ""));
   std::uint64_t size = 0;
   if (file_bytes < kPrefixBytes || !file.read(reinterpret_cast<char*>(&size), sizeof size)) {
     damaged(path, concat("it has only ", file_bytes, " bytes"));
   }
-  if (size > static_cast<std::uint64_t>(kMaxHeaderBytes)) damaged(path, concat("its header would have ", size, " bytes"));
+  if (size > static_cast<std::uint64_t>(kMaxHeaderBytes))
+    damaged(path, concat("its header would have ", size, " bytes"));
   data_bytes = file_bytes - kPrefixBytes - static_cast<std::int64_t>(size);
   if (data_bytes < 0) damaged(path, concat("its header of ", size, " bytes is longer than the file"));
   std::string header(size, '\0');
-  if (!file.read(header.data(), static_cast<std::streamsize>(size))) damaged(path, "its header cannot be read");
+  if (!file.read(header.data(), static_cast<std::streamsize>(size)))
+    damaged(path, "its header cannot be read");
   if (header.empty() || header[0] != '{') damaged(path, "its header does not begin with '{'");
   return header;
 }
@@ -186,9 +199,9 @@ void write_safetensors(const std::filesystem::path& path, const std::vector<Safe
     for (const std::size_t index : order) {
       const auto& entry = entries[index];
       const at::Tensor tensor = tensor_of(index).detach();
-      KUMIKO_EXPECTS(tensor.scalar_type() == entry.dtype && tensor.sizes() == at::IntArrayRef(entry.shape), ShapeError,
-                     "tensor '", entry.name, "' is ", tensor.scalar_type(), tensor.sizes(), ", announced as ", entry.dtype,
-                     at::IntArrayRef(entry.shape));
+      KUMIKO_EXPECTS(tensor.scalar_type() == entry.dtype && tensor.sizes() == at::IntArrayRef(entry.shape),
+                     ShapeError, "tensor '", entry.name, "' is ", tensor.scalar_type(), tensor.sizes(),
+                     ", announced as ", entry.dtype, at::IntArrayRef(entry.shape));
       out.write(bytes_of(tensor.cpu().contiguous()));
     }
     out.commit();
@@ -224,8 +237,9 @@ SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
   const std::int64_t data_start = kPrefixBytes + static_cast<std::int64_t>(header.size());
   for (auto& one : placed) {
     if (one.begin != position) {
-      damaged(path, concat("tensor '", one.entry.name, "' begins at ", one.begin, ", ", position,
-                           one.begin < position ? " was needed: tensors overlap" : " was needed: there is a hole"));
+      damaged(path,
+              concat("tensor '", one.entry.name, "' begins at ", one.begin, ", ", position,
+                     one.begin < position ? " was needed: tensors overlap" : " was needed: there is a hole"));
     }
     position = one.end;
     file.by_name_[one.entry.name] = file.entries_.size();

@@ -26,7 +26,8 @@ class Checker {
       keys_.pop_back();
     } else if (event == Event::key) {
       const auto& key = parsed.get_ref<const std::string&>();
-      if (!keys_.back().insert(key).second) throw std::runtime_error(concat("the key \"", key, "\" is there twice"));
+      if (!keys_.back().insert(key).second)
+        throw std::runtime_error(concat("the key \"", key, "\" is there twice"));
     }
     return true;
   }
@@ -41,10 +42,11 @@ class Checker {
 nlohmann::json parse_strict_json(std::string_view text, int max_depth) {
   Checker checker(max_depth);
   try {
-    return nlohmann::json::parse(text.begin(), text.end(),
-                                 [&checker](int depth, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
-                                   return checker(depth, event, parsed);
-                                 });
+    return nlohmann::json::parse(
+        text.begin(), text.end(),
+        [&checker](int depth, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
+          return checker(depth, event, parsed);
+        });
   } catch (const nlohmann::json::parse_error& error) {
     throw std::runtime_error(concat("not valid JSON near byte ", error.byte));
   }

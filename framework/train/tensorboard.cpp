@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "framework/train/tensorboard.hpp"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <array>
 #include <bit>
 #include <cerrno>
 #include <chrono>
 #include <climits>
 #include <system_error>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "framework/core/error.hpp"
 #include "framework/core/log.hpp"
@@ -28,8 +28,11 @@ constexpr std::array<std::uint32_t, 256> make_crc_table() {
 }
 constexpr auto kCrcTable = make_crc_table();
 
-// TFRecord stores checksums rotated and offset, so that a checksum of data that holds checksums stays a good one.
-std::uint32_t masked_crc(std::string_view bytes) noexcept { return std::rotr(crc32c(bytes), 15) + 0xa282ead8U; }
+// TFRecord stores checksums rotated and offset, so that a checksum of data that holds checksums stays a good
+// one.
+std::uint32_t masked_crc(std::string_view bytes) noexcept {
+  return std::rotr(crc32c(bytes), 15) + 0xa282ead8U;
+}
 
 template <class Word>
 void put_fixed(std::string& out, Word word) {
@@ -42,7 +45,9 @@ void put_varint(std::string& out, std::uint64_t value) {
 }
 
 // Field tags of protobuf: number and wire type (0 varint, 1 eight bytes, 2 length-delimited, 5 four bytes).
-void put_tag(std::string& out, std::uint32_t field, std::uint32_t wire) { put_varint(out, field << 3 | wire); }
+void put_tag(std::string& out, std::uint32_t field, std::uint32_t wire) {
+  put_varint(out, field << 3 | wire);
+}
 
 void put_bytes(std::string& out, std::uint32_t field, std::string_view bytes) {
   put_tag(out, field, 2);
@@ -50,9 +55,11 @@ void put_bytes(std::string& out, std::uint32_t field, std::string_view bytes) {
   out += bytes;
 }
 
-// Event { double wall_time = 1; int64 step = 2; string file_version = 3; Summary summary = 5; SessionLog session_log = 7; }
+// Event { double wall_time = 1; int64 step = 2; string file_version = 3; Summary summary = 5; SessionLog
+// session_log = 7; }
 std::string begin_event(std::int64_t step) {
-  const double wall_time = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  const double wall_time =
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   std::string event;
   put_tag(event, 1, 1);
   put_fixed(event, std::bit_cast<std::uint64_t>(wall_time));
@@ -84,14 +91,17 @@ std::uint32_t crc32c(std::string_view bytes) noexcept {
 }
 
 TensorBoardWriter::TensorBoardWriter(const std::filesystem::path& folder, std::int64_t resumed_step) {
-  std::error_code ignored;   // a failure shows at open
+  std::error_code ignored;  // a failure shows at open
   std::filesystem::create_directories(folder, ignored);
-  auto seconds = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  auto seconds =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count();
   do {
     file_ = folder / concat("events.out.tfevents.", seconds++, ".", host_name(), ".", ::getpid());
     descriptor_ = ::open(file_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0666);
   } while (descriptor_ < 0 && errno == EEXIST);
-  KUMIKO_EXPECTS(descriptor_ >= 0, UsageError, "cannot create ", file_.string(), ": ", std::generic_category().message(errno),
+  KUMIKO_EXPECTS(descriptor_ >= 0, UsageError, "cannot create ", file_.string(), ": ",
+                 std::generic_category().message(errno),
                  "; choose another output_dir, change its permissions or set log.tensorboard=false");
   std::string version = begin_event(0);
   put_bytes(version, 3, "brain.Event:2");
@@ -99,7 +109,7 @@ TensorBoardWriter::TensorBoardWriter(const std::filesystem::path& folder, std::i
   if (resumed_step >= 0) {
     std::string start = begin_event(resumed_step + 1);
     std::string session;
-    put_tag(session, 1, 0);   // SessionLog.status = START
+    put_tag(session, 1, 0);  // SessionLog.status = START
     put_varint(session, 1);
     put_bytes(start, 7, session);
     write_record(start);
@@ -133,7 +143,7 @@ void TensorBoardWriter::write_record(std::string_view message) {
     const ssize_t written = ::write(descriptor_, rest.data(), rest.size());
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) {
-      failed_ = true;   // a torn record hides all that would follow it in this file
+      failed_ = true;  // a torn record hides all that would follow it in this file
       log::warning(concat("cannot write ", file_.string(), ": ", std::generic_category().message(errno),
                           "; no more TensorBoard events from this run; metrics.jsonl goes on"));
       return;

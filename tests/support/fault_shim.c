@@ -35,7 +35,8 @@ __attribute__((constructor)) static void arm_from_environment(void) {
   const char* kind = getenv("KUMIKO_FAULT_KIND");
   const char* at = getenv("KUMIKO_FAULT_AT");
   for (int i = 1; kind != NULL && at != NULL && i <= fault_eintr; ++i) {
-    if (strcmp(kind, names[i]) == 0) fault_arm((enum FaultKind)i, atol(at), getenv("KUMIKO_FAULT_STAYS") != NULL);
+    if (strcmp(kind, names[i]) == 0)
+      fault_arm((enum FaultKind)i, atol(at), getenv("KUMIKO_FAULT_STAYS") != NULL);
   }
 }
 
@@ -83,7 +84,9 @@ static void tell_names(const char* call, const char* path, const char* other) {
   if (observer != NULL) observer(call, path, other, 0, NULL, 0);
 }
 
-static size_t allowed(enum FaultKind fault, size_t count) { return fault == fault_short && count > 1 ? count / 2 : count; }
+static size_t allowed(enum FaultKind fault, size_t count) {
+  return fault == fault_short && count > 1 ? count / 2 : count;
+}
 
 ssize_t write(int descriptor, const void* bytes, size_t count) {
   if (!counting || !is_regular(descriptor)) return NEXT(write)(descriptor, bytes, count);

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The N-th file system call of a save fails or kills the process, N = 1, 2, 3 ... until a save passes whole.
-#include <sys/mount.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <csignal>
 #include <cstring>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "framework/train/checkpoint.hpp"
 #include "tests/support/fault_shim.h"
@@ -34,13 +33,15 @@ void save_in_child(const std::filesystem::path& run, std::int64_t step, FaultKin
   const SaveResult result = testing::save_sample(store, step);
   const bool reached = fault_calls() >= at;
   fault_arm(fault_none, 0, 0);
-  const bool told = result.saved ? result.problem.empty() : result.problem.find(run.string()) != std::string::npos &&
-                                                                result.problem.find("bytes") != std::string::npos;
+  const bool told = result.saved ? result.problem.empty()
+                                 : result.problem.find(run.string()) != std::string::npos &&
+                                       result.problem.find("bytes") != std::string::npos;
   ::_exit(!told ? 12 : !reached ? kExitNoFault : result.saved ? kExitSaved : kExitNotSaved);
 }
 
 // How a child that saves `step` under a fault ended: its exit code, or -signal.
-int save_under_fault(const std::filesystem::path& run, std::int64_t step, FaultKind kind, long at, bool stays = false) {
+int save_under_fault(const std::filesystem::path& run, std::int64_t step, FaultKind kind, long at,
+                     bool stays = false) {
   const pid_t child = ::fork();
   if (child == 0) {
     save_in_child(run, step, kind, at, stays);
@@ -60,7 +61,8 @@ void prepare(const std::filesystem::path& run) {
 std::int64_t check_all(const std::filesystem::path& run) {
   const auto steps = checkpoint_steps(run);
   for (const std::int64_t step : steps) {
-    EXPECT_EQ(testing::differs_from_sample(CheckpointReader(checkpoint_folder(run, step)), step), "") << "step " << step;
+    EXPECT_EQ(testing::differs_from_sample(CheckpointReader(checkpoint_folder(run, step)), step), "")
+        << "step " << step;
   }
   const auto newest = newest_checkpoint(run, [](const std::string& text) { ADD_FAILURE() << text; });
   EXPECT_TRUE(newest);
@@ -122,12 +124,13 @@ TEST_P(SaveUnderFault, LosesNothingAtAnyCall) {
   EXPECT_EQ(old_was_seen, fault.kind != fault_short && fault.kind != fault_eintr);
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, SaveUnderFault,
-                         ::testing::Values(Fault{"Kill", fault_kill, false}, Fault{"DiskFull", fault_enospc, true},
-                                           Fault{"DiskFullOnce", fault_enospc, false}, Fault{"BrokenDisk", fault_eio, true},
-                                           Fault{"BrokenDiskOnce", fault_eio, false}, Fault{"ShortWrite", fault_short, false},
-                                           Fault{"Interrupted", fault_eintr, false}),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Kinds, SaveUnderFault,
+    ::testing::Values(Fault{"Kill", fault_kill, false}, Fault{"DiskFull", fault_enospc, true},
+                      Fault{"DiskFullOnce", fault_enospc, false}, Fault{"BrokenDisk", fault_eio, true},
+                      Fault{"BrokenDiskOnce", fault_eio, false}, Fault{"ShortWrite", fault_short, false},
+                      Fault{"Interrupted", fault_eintr, false}),
+    [](const auto& info) { return info.param.name; });
 
 TEST(SaveUnderFault, LosesNothingWhenTheFirstSaveOfARunIsKilled) {
   for (long at = 1;; ++at) {
@@ -174,7 +177,8 @@ void write_large(StateWriter& out) {
 
 TEST(SaveOnAFullDisk, IsToldAndLeavesTheOldOne) {
   TempFolder disk;
-  if (::mount("tmpfs", disk.path().c_str(), "tmpfs", 0, "size=8m") != 0) GTEST_SKIP() << "mounting needs root";
+  if (::mount("tmpfs", disk.path().c_str(), "tmpfs", 0, "size=8m") != 0)
+    GTEST_SKIP() << "mounting needs root";
   CheckpointStore store(disk.path(), {.keep = 2});
   const SaveResult first = store.save(1, testing::kMeta, write_large);
   const SaveResult second = store.save(2, testing::kMeta, write_large);
@@ -203,7 +207,7 @@ TEST(SaveOnAFullDisk, IsToldWhenTheSpaceEndsWhileWriting) {
   const pid_t child = ::fork();
   if (child == 0) {
     std::signal(SIGXFSZ, SIG_IGN);
-    const struct rlimit limit {1 << 20, 1 << 20};
+    const struct rlimit limit { 1 << 20, 1 << 20 };
     ::setrlimit(RLIMIT_FSIZE, &limit);
     CheckpointStore store(run.path(), {.keep = 2});
     const SaveResult result = store.save(30, testing::kMeta, write_large);

@@ -141,8 +141,10 @@ TEST(CheckpointStore, LetsAMistakeOfTheCallerThroughAndLeavesNothing) {
   };
 
   EXPECT_THAT(message_of([&] { store.save(5, testing::kMeta, twice); }), HasSubstr("'a' is saved twice"));
-  EXPECT_THROW(store.save(5, testing::kMeta, [](StateWriter& out) { out.integer("a:b", 1); }), CheckpointError);
-  EXPECT_THROW(store.save(5, testing::kMeta, [](StateWriter& out) { out.tensor("a", at::ones({1}, at::kComplexFloat)); }),
+  EXPECT_THROW(store.save(5, testing::kMeta, [](StateWriter& out) { out.integer("a:b", 1); }),
+               CheckpointError);
+  EXPECT_THROW(store.save(5, testing::kMeta,
+                          [](StateWriter& out) { out.tensor("a", at::ones({1}, at::kComplexFloat)); }),
                CheckpointError);
 
   EXPECT_TRUE(testing::names_in(run.path() / "checkpoints").empty());
@@ -167,8 +169,39 @@ TEST(CheckpointStore, HoldsOneFilesWorthInEachFile) {
     bytes[tensor.file] += tensor.bytes;
     ++tensors[tensor.file];
   }
-  EXPECT_EQ(bytes.size(), 7u);   // 2 + 2 + 2 + 2 + 1 small ones, the large one alone, the last
+  EXPECT_EQ(bytes.size(), 7u);  // 2 + 2 + 2 + 2 + 1 small ones, the large one alone, the last
   for (const auto& [file, sum] : bytes) EXPECT_TRUE(sum <= 10000 || tensors[file] == 1) << file;
+}
+
+std::int64_t peak_resident_bytes() {
+  std::istringstream status(testing::read_text("/proc/self/status"));
+  std::int64_t kib = 0;
+  for (std::string word; status >> word;) {
+    if (word == "VmHWM:") status >> kib;
+  }
+  return kib * 1024;
+}
+
+TEST(CheckpointStore, HoldsFewFilesInMemoryWhileItSavesAndReads) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "the sanitizer keeps freed memory";
+#endif
+  constexpr std::int64_t kTensorBytes = 40 << 20;  // beyond what malloc keeps after it was freed
+  constexpr int kTensors = 7;
+  TempFolder run;
+  CheckpointStore store(run.path(), {.file_bytes = kTensorBytes});
+  const auto write = [](StateWriter& out) {
+    for (int i = 0; i < kTensors; ++i)
+      out.tensor("t" + std::to_string(i), at::full({kTensorBytes}, i, at::kByte));
+  };
+  const std::int64_t before = peak_resident_bytes();
+
+  const SaveResult result = store.save(1, testing::kMeta, write);
+  const auto reader = newest_checkpoint(run.path(), {});
+  for (int i = 0; i < kTensors; ++i) EXPECT_EQ(reader->tensor("t" + std::to_string(i))[5].item<int>(), i);
+
+  ASSERT_TRUE(result.saved) << result.problem;
+  EXPECT_LT(static_cast<double>(peak_resident_bytes() - before) / kTensorBytes, 4.5);
 }
 
 TEST(CheckpointReader, NamesWhatIsMissingOrOfAnotherKind) {
@@ -179,7 +212,8 @@ TEST(CheckpointReader, NamesWhatIsMissingOrOfAnotherKind) {
   EXPECT_TRUE(reader->has("data/order"));
   EXPECT_FALSE(reader->has("data/other"));
   EXPECT_THAT(message_of([&] { reader->tensor("model/lost"); }), HasSubstr("no tensor 'model/lost'"));
-  EXPECT_THAT(message_of([&] { reader->integer("trainer/best"); }), HasSubstr("another kind of value than integer"));
+  EXPECT_THAT(message_of([&] { reader->integer("trainer/best"); }),
+              HasSubstr("another kind of value than integer"));
 }
 
 TEST(CheckpointReader, DetectsEveryTruncation) {
@@ -254,7 +288,8 @@ TEST(CheckpointReader, DetectsAFolderUnderAnotherStepsName) {
 TEST(CheckpointStore, ListsAllWhenAllAreDamaged) {
   TempFolder run;
   save_two(run);
-  for (const std::int64_t step : {10, 20}) std::filesystem::remove(checkpoint_folder(run.path(), step) / "manifest.json");
+  for (const std::int64_t step : {10, 20})
+    std::filesystem::remove(checkpoint_folder(run.path(), step) / "manifest.json");
 
   const std::string message = message_of([&] { newest_checkpoint(run.path(), {}); });
 
@@ -314,8 +349,8 @@ TEST(CheckpointReader, RefusesCraftedManifests) {
 
 // ---- content digest
 
-std::string digest_of(const std::function<void(StateWriter&)>& write, CheckpointPolicy policy = {}, std::int64_t step = 7,
-                      const CheckpointMeta& meta = testing::kMeta) {
+std::string digest_of(const std::function<void(StateWriter&)>& write, CheckpointPolicy policy = {},
+                      std::int64_t step = 7, const CheckpointMeta& meta = testing::kMeta) {
   TempFolder run;
   const SaveResult result = CheckpointStore(run.path(), policy).save(step, meta, write);
   EXPECT_TRUE(result.saved) << result.problem;
@@ -339,7 +374,8 @@ TEST(ContentDigest, DoesNotDependOnLayoutOrderRecipeOrRanks) {
   EXPECT_EQ(expected.size(), 64u);
   EXPECT_EQ(digest_of(in_order, {.file_bytes = 1}), expected);
   EXPECT_EQ(digest_of(reversed, {.file_bytes = 5000}), expected);
-  EXPECT_EQ(digest_of(in_order, {}, 7, {.world_size = 4, .recipe = "other: 1\n", .code_version = "2"}), expected);
+  EXPECT_EQ(digest_of(in_order, {}, 7, {.world_size = 4, .recipe = "other: 1\n", .code_version = "2"}),
+            expected);
   EXPECT_NE(digest_of(in_order, {}, 8), expected);
 }
 
@@ -371,7 +407,8 @@ TEST(ContentDigest, ChangesWithEveryBitOfState) {
   }
   for (int bit = 0; bit < 16; ++bit, ++states) {
     std::string text = "ab";
-    text[static_cast<std::size_t>(bit / 8)] = static_cast<char>(text[static_cast<std::size_t>(bit / 8)] ^ (1 << bit % 8));
+    text[static_cast<std::size_t>(bit / 8)] =
+        static_cast<char>(text[static_cast<std::size_t>(bit / 8)] ^ (1 << bit % 8));
     seen.insert(write(5, 9, text));
   }
 
@@ -383,8 +420,12 @@ TEST(ContentDigest, ChangesWithNameDtypeShapeAndKind) {
   const std::set<std::string> seen{
       digest_of([&](StateWriter& out) { out.tensor("a", value); }),
       digest_of([&](StateWriter& out) { out.tensor("b", value); }),
-      digest_of([&](StateWriter& out) { out.tensor("a", value.view({2, 3})); }),
-      digest_of([&](StateWriter& out) { out.tensor("a", value.view({3, 2})); }),
+      digest_of([&](StateWriter& out) {
+        out.tensor("a", value.view({2, 3}));
+      }),
+      digest_of([&](StateWriter& out) {
+        out.tensor("a", value.view({3, 2}));
+      }),
       digest_of([&](StateWriter& out) { out.tensor("a", value.view(at::kChar)); }),
       digest_of([&](StateWriter& out) { out.integer("a", 1); }),
       digest_of([&](StateWriter& out) { out.real("a", std::bit_cast<double>(std::int64_t{1})); }),

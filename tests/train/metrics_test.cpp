@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "framework/train/metrics.hpp"
 
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <cmath>
 #include <csignal>
 #include <limits>
@@ -12,6 +8,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "framework/core/error.hpp"
 #include "tests/support/temp_folder.hpp"
@@ -27,11 +26,13 @@ MetricFields loss(double value) { return {{"loss", value}}; }
 std::vector<std::int64_t> steps_in(const std::filesystem::path& file) {
   std::vector<std::int64_t> steps;
   std::ifstream in(file);
-  for (std::string line; std::getline(in, line);) steps.push_back(nlohmann::json::parse(line).at("step").get<std::int64_t>());
+  for (std::string line; std::getline(in, line);)
+    steps.push_back(nlohmann::json::parse(line).at("step").get<std::int64_t>());
   return steps;
 }
 
-void write_steps(const std::filesystem::path& file, std::int64_t first, std::int64_t last, std::int64_t resumed = -1) {
+void write_steps(const std::filesystem::path& file, std::int64_t first, std::int64_t last,
+                 std::int64_t resumed = -1) {
   MetricsLog log(file, resumed);
   for (std::int64_t step = first; step <= last; ++step) log.add(step, loss(static_cast<double>(step)));
 }
@@ -51,7 +52,8 @@ TEST(MetricsLine, HoldsNumbersThatReadBackEqual) {
 TEST(MetricsLine, StaysJsonWithoutFiniteNumbers) {
   const double inf = std::numeric_limits<double>::infinity();
 
-  EXPECT_EQ(to_json_line(1, {{"a", std::nan("")}, {"b", inf}, {"c", -inf}}), R"({"step":1,"a":"nan","b":"inf","c":"-inf"})");
+  EXPECT_EQ(to_json_line(1, {{"a", std::nan("")}, {"b", inf}, {"c", -inf}}),
+            R"({"step":1,"a":"nan","b":"inf","c":"-inf"})");
 }
 
 TEST(MetricsLog, WritesALineAtOnce) {
@@ -73,7 +75,8 @@ TEST(MetricsLog, JoinsAnEvaluationToItsStep) {
   log.add(20, loss(1.5));
 
   EXPECT_EQ(testing::read_text(run / "metrics.jsonl"),
-            "{\"step\":10,\"loss\":2.75,\"eval_loss\":2.25}\n{\"step\":15,\"eval_loss\":2.0}\n{\"step\":20,\"loss\":1.5}\n");
+            "{\"step\":10,\"loss\":2.75,\"eval_loss\":2.25}\n{\"step\":15,\"eval_loss\":2.0}\n{\"step\":20,"
+            "\"loss\":1.5}\n");
   EXPECT_THROW(log.add(19, loss(1.0)), c10::Error);
 }
 
@@ -86,8 +89,9 @@ TEST(MetricsLog, JoinsAnEvaluationToALineFromBeforeTheResume) {
   log.add(2, {{"eval_loss", 9.0}});
   log.add(3, loss(3.5));
 
-  EXPECT_EQ(testing::read_text(run / "metrics.jsonl"),
-            "{\"step\":1,\"loss\":1.0}\n{\"step\":2,\"loss\":2.0,\"eval_loss\":9.0}\n{\"step\":3,\"loss\":3.5}\n");
+  EXPECT_EQ(
+      testing::read_text(run / "metrics.jsonl"),
+      "{\"step\":1,\"loss\":1.0}\n{\"step\":2,\"loss\":2.0,\"eval_loss\":9.0}\n{\"step\":3,\"loss\":3.5}\n");
 }
 
 TEST(MetricsLog, EqualsAnUnbrokenRunsAfterAnyCut) {
@@ -118,8 +122,9 @@ TEST(MetricsLog, BeginsAnewWithoutACheckpoint) {
 
 TEST(MetricsLog, DropsLinesThatAreNoMetrics) {
   TempFolder run;
-  testing::write_text(run / "metrics.jsonl", "{\"step\":1}\nnonsense\n\n{\"step\":2,\"step\":3}\n{\"step\":1}\n[1]\n{\"loss\":1}\n" +
-                                                 std::string(100, '[') + "\n{\"step\":4}\n{\"step\":5");
+  testing::write_text(run / "metrics.jsonl",
+                      "{\"step\":1}\nnonsense\n\n{\"step\":2,\"step\":3}\n{\"step\":1}\n[1]\n{\"loss\":1}\n" +
+                          std::string(100, '[') + "\n{\"step\":4}\n{\"step\":5");
 
   write_steps(run / "metrics.jsonl", 6, 7, 5);
 
@@ -140,12 +145,12 @@ TEST(MetricsLog, KeepsLinesThatAFullDiskRefusesUntilThereIsRoom) {
     std::signal(SIGXFSZ, SIG_IGN);
     struct rlimit whole {};
     ::getrlimit(RLIMIT_FSIZE, &whole);
-    const struct rlimit small {60, whole.rlim_max};
+    const struct rlimit small { 60, whole.rlim_max };
     MetricsLog log(file, -1);
     for (std::int64_t step = 1; step <= 30; ++step) {
       if (step == 2) ::setrlimit(RLIMIT_FSIZE, &small);
       if (step == 20) {
-        const auto steps = steps_in(file);   // throws at a torn line
+        const auto steps = steps_in(file);  // throws at a torn line
         if (steps.empty() || steps.size() > 5) ::_exit(1);
         ::setrlimit(RLIMIT_FSIZE, &whole);
       }

@@ -23,7 +23,8 @@ std::vector<std::string> to_texts(const std::vector<RecipeDifference>& differenc
 
 constexpr std::string_view kRecipe =
     "model:\n  preset: llama-9m\nmethod:\n  name: loqt\n  basis:\n    solver: svd\n    warm_start: true\n"
-    "  targets: [attention, mlp]\ntrain:\n  steps: 100\n  threads: 2\nlog:\n  every: 10\noutput_dir: runs/a:b\n";
+    "  targets: [attention, mlp]\ntrain:\n  steps: 100\n  threads: 2\nlog:\n  every: 10\noutput_dir: "
+    "runs/a:b\n";
 
 std::string with(const std::string& from, const std::string& to) {
   std::string text(kRecipe);
@@ -31,22 +32,27 @@ std::string with(const std::string& from, const std::string& to) {
   return text;
 }
 
-TEST(RecipeDiff, FindsNothingBetweenEqualRecipes) { EXPECT_THAT(compare_recipes(kRecipe, kRecipe), IsEmpty()); }
+TEST(RecipeDiff, FindsNothingBetweenEqualRecipes) {
+  EXPECT_THAT(compare_recipes(kRecipe, kRecipe), IsEmpty());
+}
 
 TEST(RecipeDiff, NamesNestedKeysListsAndAbsentOnes) {
   EXPECT_THAT(to_texts(compare_recipes(kRecipe, with("solver: svd", "solver: eigh"))),
               ElementsAre("method.basis.solver: svd -> eigh"));
   EXPECT_THAT(to_texts(compare_recipes(kRecipe, with("[attention, mlp]", "[mlp]"))),
               ElementsAre("method.targets: [attention, mlp] -> [mlp]"));
-  EXPECT_THAT(to_texts(compare_recipes(kRecipe, with("  steps: 100\n", ""))), ElementsAre("train.steps: 100 -> "));
+  EXPECT_THAT(to_texts(compare_recipes(kRecipe, with("  steps: 100\n", ""))),
+              ElementsAre("train.steps: 100 -> "));
   EXPECT_THAT(to_texts(compare_recipes(kRecipe, with("threads: 2", "threads: 2\n  seed: 1"))),
               ElementsAre("train.seed:  -> 1"));
-  EXPECT_THAT(to_texts(compare_recipes("a:\n  - 1\n  - 2\n", "a:\n  - 1\n  - 3\n")), ElementsAre("a: - 1 - 2 -> - 1 - 3"));
+  EXPECT_THAT(to_texts(compare_recipes("a:\n  - 1\n  - 2\n", "a:\n  - 1\n  - 3\n")),
+              ElementsAre("a: - 1 - 2 -> - 1 - 3"));
 }
 
 TEST(RecipeDiff, TellsEqualNamesInDifferentBlocksApart) {
-  EXPECT_THAT(to_texts(compare_recipes("a:\n  every: 1\nb:\n  every: 2\n", "a:\n  every: 1\nb:\n  every: 3\n")),
-              ElementsAre("b.every: 2 -> 3"));
+  EXPECT_THAT(
+      to_texts(compare_recipes("a:\n  every: 1\nb:\n  every: 2\n", "a:\n  every: 1\nb:\n  every: 3\n")),
+      ElementsAre("b.every: 2 -> 3"));
 }
 
 TEST(RecipeDiff, ReadsWhatTheConfigurationWrites) {
@@ -70,13 +76,16 @@ TEST(RecipeDiff, ReadsWhatTheConfigurationWrites) {
 }
 
 TEST(RecipeDiff, AllowsHarmlessKeys) {
-  for (const char* key : {"log.every", "checkpoint.keep", "eval.every", "comm.wire", "output_dir", "train.threads", "train.device"}) {
+  for (const char* key : {"log.every", "checkpoint.keep", "eval.every", "comm.wire", "output_dir",
+                          "train.threads", "train.device"}) {
     EXPECT_TRUE(is_harmless(key)) << key;
   }
-  for (const char* key : {"train.steps", "train.seed", "logs.every", "train", "output_dirs", "optimizer.lr", "model.preset", "log_"}) {
+  for (const char* key : {"train.steps", "train.seed", "logs.every", "train", "output_dirs", "optimizer.lr",
+                          "model.preset", "log_"}) {
     EXPECT_FALSE(is_harmless(key)) << key;
   }
-  EXPECT_THAT(to_texts(check_resumed_recipe(kRecipe, with("threads: 2", "threads: 1"))), ElementsAre("train.threads: 2 -> 1"));
+  EXPECT_THAT(to_texts(check_resumed_recipe(kRecipe, with("threads: 2", "threads: 1"))),
+              ElementsAre("train.threads: 2 -> 1"));
 }
 
 TEST(RecipeDiff, RefusesOthersWithADiffUnlessTheyAreNamed) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// record_sample FOLDER: what tests/oracle reads with the programs that own the formats. FOLDER/tensorboard: steps 1 to 20 of
-// a run, then 11 to 15 of one resumed at step 10. FOLDER/model.safetensors: one tensor of each dtype, all 0, 1, 2, ...
+// record_sample FOLDER: what tests/oracle reads with the programs that own the formats. FOLDER/tensorboard:
+// steps 1 to 20 of a run, then 11 to 15 of one resumed at step 10. FOLDER/model.safetensors: one tensor of
+// each dtype, all 0, 1, 2, ...
 #include <cstdio>
 #include <filesystem>
 
@@ -21,12 +22,9 @@ void write_events(const std::filesystem::path& folder) {
 }
 
 void write_tensors(const std::filesystem::path& file) {
-  const std::vector<kumiko::SafetensorsEntry> entries{{"bytes", at::kByte, {3}},
-                                                      {"model.f32", at::kFloat, {2, 3}},
-                                                      {"model.bf16", at::kBFloat16, {5, 1}},
-                                                      {"model.f16", at::kHalf, {7}},
-                                                      {"count", at::kLong, {}},
-                                                      {"none", at::kFloat, {0, 4}}};
+  const std::vector<kumiko::SafetensorsEntry> entries{
+      {"bytes", at::kByte, {3}},     {"model.f32", at::kFloat, {2, 3}}, {"model.bf16", at::kBFloat16, {5, 1}},
+      {"model.f16", at::kHalf, {7}}, {"count", at::kLong, {}},          {"none", at::kFloat, {0, 4}}};
   kumiko::write_safetensors(file, entries, [&](std::size_t index) {
     const auto& entry = entries[index];
     return at::arange(c10::multiply_integers(entry.shape)).view(entry.shape).to(entry.dtype);

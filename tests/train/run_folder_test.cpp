@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "framework/train/run_folder.hpp"
 
-#include <sys/mount.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <csignal>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "framework/core/error.hpp"
 #include "tests/support/temp_folder.hpp"
@@ -124,7 +123,8 @@ TEST(RunFolder, TakesOverFromBeforeARestartOfTheMachine) {
 
 TEST(RunFolder, OverlooksADamagedLockFile) {
   TempFolder temp;
-  for (const std::string& text : {std::string("pid: many\nhost: x\n"), std::string(100000, 'x'), std::string("\0\0\0", 3)}) {
+  for (const std::string& text :
+       {std::string("pid: many\nhost: x\n"), std::string(100000, 'x'), std::string("\0\0\0", 3)}) {
     testing::write_text(temp / "run.lock", text);
     EXPECT_FALSE(RunFolder(temp.path()).dead_holder());
   }
@@ -156,8 +156,9 @@ TEST(RunFolder, RefusesAFolderThatCannotBeWritten) {
   TempFolder temp;
   std::filesystem::create_directory(temp / "run");
   std::filesystem::permissions(temp.path(), std::filesystem::perms::all);
-  std::filesystem::permissions(temp / "run", std::filesystem::perms::owner_read | std::filesystem::perms::owner_exec |
-                                                 std::filesystem::perms::others_read | std::filesystem::perms::others_exec);
+  std::filesystem::permissions(temp / "run",
+                               std::filesystem::perms::owner_read | std::filesystem::perms::owner_exec |
+                                   std::filesystem::perms::others_read | std::filesystem::perms::others_exec);
   const bool is_root = ::geteuid() == 0;
   if (is_root) {
     ASSERT_EQ(::seteuid(65534), 0);
@@ -169,12 +170,14 @@ TEST(RunFolder, RefusesAFolderThatCannotBeWritten) {
   }
 
   EXPECT_THAT(below, HasSubstr("Permission denied"));
-  EXPECT_THAT(inside, HasSubstr("cannot write in the run folder " + (temp / "run").string() + ": Permission denied"));
+  EXPECT_THAT(inside,
+              HasSubstr("cannot write in the run folder " + (temp / "run").string() + ": Permission denied"));
 }
 
 TEST(RunFolder, RefusesAReadOnlyDisk) {
   TempFolder temp;
-  if (::mount("tmpfs", temp.path().c_str(), "tmpfs", MS_RDONLY, "size=1m") != 0) GTEST_SKIP() << "mounting needs root";
+  if (::mount("tmpfs", temp.path().c_str(), "tmpfs", MS_RDONLY, "size=1m") != 0)
+    GTEST_SKIP() << "mounting needs root";
 
   const std::string message = refusal(temp.path());
   ::umount(temp.path().c_str());

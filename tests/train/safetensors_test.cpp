@@ -21,7 +21,8 @@ using testing::TempFolder;
 
 std::string sized(const std::string& header) {
   std::string text(8, '\0');
-  for (int i = 0; i < 8; ++i) text[static_cast<std::size_t>(i)] = static_cast<char>(header.size() >> (8 * i) & 0xff);
+  for (int i = 0; i < 8; ++i)
+    text[static_cast<std::size_t>(i)] = static_cast<char>(header.size() >> (8 * i) & 0xff);
   return text + header;
 }
 
@@ -39,9 +40,12 @@ std::string refusal(const std::string& bytes) {
 
 TEST(SafetensorsFile, ReadsBytesMadeByHand) {
   TempFolder folder;
-  const std::string header = R"({"b":{"dtype":"I64","shape":[],"data_offsets":[6,14]},"__metadata__":{"k":"v"},)"
-                             R"("a":{"dtype":"BF16","shape":[3,1],"data_offsets":[0,6]},"none":{"dtype":"F32","shape":[0,7],"data_offsets":[6,6]}}   )";
-  testing::write_text(folder / "hand", sized(header) + std::string("\x80\x3f\x00\x40\x40\xc0\xfe\xff\xff\xff\xff\xff\xff\xff", 14));
+  const std::string header =
+      R"({"b":{"dtype":"I64","shape":[],"data_offsets":[6,14]},"__metadata__":{"k":"v"},)"
+      R"("a":{"dtype":"BF16","shape":[3,1],"data_offsets":[0,6]},"none":{"dtype":"F32","shape":[0,7],"data_offsets":[6,6]}}   )";
+  testing::write_text(
+      folder / "hand",
+      sized(header) + std::string("\x80\x3f\x00\x40\x40\xc0\xfe\xff\xff\xff\xff\xff\xff\xff", 14));
 
   const auto file = SafetensorsFile::open(folder / "hand");
 
@@ -79,17 +83,23 @@ TEST(SafetensorsFile, RefusesAttacks) {
   EXPECT_THAT(one(R"({"dtype":"F32","shape":[-1],"data_offsets":[0,4]})"), HasSubstr("natural"));
   EXPECT_THAT(one(R"({"dtype":"F32","shape":[1.0],"data_offsets":[0,4]})"), HasSubstr("natural"));
   EXPECT_THAT(one(R"({"dtype":"F32","shape":[NaN],"data_offsets":[0,4]})"), HasSubstr("not valid JSON"));
-  EXPECT_THAT(one(R"({"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,4]})"), HasSubstr("natural"));
-  EXPECT_THAT(one(R"({"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,4]})"), HasSubstr("larger than 2^63"));
-  EXPECT_THAT(one(R"({"dtype":"F32","shape":[0,4611686018427387904,4],"data_offsets":[0,0]})"), HasSubstr("larger than 2^63"));
+  EXPECT_THAT(one(R"({"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,4]})"),
+              HasSubstr("natural"));
+  EXPECT_THAT(one(R"({"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,4]})"),
+              HasSubstr("larger than 2^63"));
+  EXPECT_THAT(one(R"({"dtype":"F32","shape":[0,4611686018427387904,4],"data_offsets":[0,0]})"),
+              HasSubstr("larger than 2^63"));
   EXPECT_THAT(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,4]})"), HasSubstr("needs 8 bytes"));
   EXPECT_THAT(one(R"({"dtype":"F32","shape":[1],"data_offsets":[4,0]})"), HasSubstr("offsets are 4 to 0"));
   EXPECT_THAT(one(R"({"dtype":"F32","shape":[1],"data_offsets":[0]})"), HasSubstr("no pair"));
   EXPECT_THAT(one(R"({"dtype":"F32","shape":[1],"data_offsets":[1,5]})"), HasSubstr("hole"));
-  EXPECT_THAT(one(R"({"dtype":"U8","shape":[3],"data_offsets":[0,3]})"), HasSubstr("have 3 bytes, the file has 4"));
-  EXPECT_THAT(one(R"({"dtype":"F32","shape":[1,2],"data_offsets":[0,8]})"), HasSubstr("have 8 bytes, the file has 4"));
+  EXPECT_THAT(one(R"({"dtype":"U8","shape":[3],"data_offsets":[0,3]})"),
+              HasSubstr("have 3 bytes, the file has 4"));
+  EXPECT_THAT(one(R"({"dtype":"F32","shape":[1,2],"data_offsets":[0,8]})"),
+              HasSubstr("have 8 bytes, the file has 4"));
   const std::string u8 = R"({"dtype":"U8","shape":[2],"data_offsets":[)";
-  EXPECT_THAT(refusal(sized("{\"a\":" + u8 + "0,2]},\"a\":" + u8 + "2,4]}}") + four), HasSubstr("there twice"));
+  EXPECT_THAT(refusal(sized("{\"a\":" + u8 + "0,2]},\"a\":" + u8 + "2,4]}}") + four),
+              HasSubstr("there twice"));
   EXPECT_THAT(refusal(sized("{\"a\":" + u8 + "0,2]},\"b\":" + u8 + "1,3]}}") + four), HasSubstr("overlap"));
   EXPECT_THAT(refusal(sized("{\"a\":" + u8 + "0,2]},\"b\":" + u8 + "0,2]}}") + four), HasSubstr("overlap"));
   EXPECT_THAT(refusal(sized("{\"a\":" + u8 + "0,2]},\"b\":" + u8 + "3,5]}}") + four), HasSubstr("hole"));
@@ -99,19 +109,23 @@ TEST(SafetensorsFile, RefusesAttacks) {
 
 TEST(Safetensors, ReadsBackWhatItWrites) {
   TempFolder folder;
-  const std::vector<SafetensorsEntry> entries{{"bytes", at::kByte, {3}},       {"odd.bf16", at::kBFloat16, {5}},
-                                              {"wide", at::kLong, {2}},        {"f32", at::kFloat, {2, 3}},
-                                              {"half", at::kHalf, {1, 1, 1}},  {"scalar", at::kFloat, {}},
-                                              {"none", at::kFloat, {4, 0}}};
+  const std::vector<SafetensorsEntry> entries{
+      {"bytes", at::kByte, {3}},   {"odd.bf16", at::kBFloat16, {5}}, {"wide", at::kLong, {2}},
+      {"f32", at::kFloat, {2, 3}}, {"half", at::kHalf, {1, 1, 1}},   {"scalar", at::kFloat, {}},
+      {"none", at::kFloat, {4, 0}}};
   std::vector<at::Tensor> tensors;
-  for (const auto& entry : entries) tensors.push_back(at::arange(24).slice(0, 0, c10::multiply_integers(entry.shape)).view(entry.shape).to(entry.dtype));
+  for (const auto& entry : entries)
+    tensors.push_back(
+        at::arange(24).slice(0, 0, c10::multiply_integers(entry.shape)).view(entry.shape).to(entry.dtype));
   tensors[3] = at::arange(6, at::kFloat).view({3, 2}).t();
   std::vector<std::size_t> asked;
 
-  write_safetensors(folder / "model", entries, [&](std::size_t index) {
-    asked.push_back(index);
-    return tensors[index];
-  }, {{"format", "pt"}, {"note", "\xc3\xa9"}});
+  write_safetensors(folder / "model", entries,
+                    [&](std::size_t index) {
+                      asked.push_back(index);
+                      return tensors[index];
+                    },
+                    {{"format", "pt"}, {"note", "\xc3\xa9"}});
 
   EXPECT_EQ(asked.size(), entries.size());
   const auto file = SafetensorsFile::open(folder / "model");
@@ -132,11 +146,18 @@ TEST(Safetensors, LeavesAnOlderFileWhenWritingFails) {
   testing::write_text(folder / "model", "old");
   const std::vector<SafetensorsEntry> entries{{"a", at::kFloat, {2}}, {"b", at::kFloat, {2}}};
 
-  EXPECT_THROW(write_safetensors(folder / "model", entries, [](std::size_t index) { return at::ones({index == 1 ? 3 : 2}); }), ShapeError);
-  EXPECT_THROW(write_safetensors(folder / "none" / "model", entries, [](std::size_t) { return at::ones({2}); }), CheckpointError);
-  EXPECT_THROW(write_safetensors(folder / "model", {{"a", at::kFloat, {2}}, {"a", at::kFloat, {2}}}, [](std::size_t) { return at::ones({2}); }),
+  EXPECT_THROW(write_safetensors(folder / "model", entries,
+                                 [](std::size_t index) { return at::ones({index == 1 ? 3 : 2}); }),
+               ShapeError);
+  EXPECT_THROW(
+      write_safetensors(folder / "none" / "model", entries, [](std::size_t) { return at::ones({2}); }),
+      CheckpointError);
+  EXPECT_THROW(write_safetensors(folder / "model", {{"a", at::kFloat, {2}}, {"a", at::kFloat, {2}}},
+                                 [](std::size_t) { return at::ones({2}); }),
                CheckpointError);
-  EXPECT_THROW(write_safetensors(folder / "model", {{"a", at::kDouble, {2}}}, [](std::size_t) { return at::ones({2}); }), CheckpointError);
+  EXPECT_THROW(write_safetensors(folder / "model", {{"a", at::kDouble, {2}}},
+                                 [](std::size_t) { return at::ones({2}); }),
+               CheckpointError);
 
   EXPECT_EQ(testing::read_text(folder / "model"), "old");
   EXPECT_EQ(testing::names_in(folder.path()).size(), 1u);
@@ -144,7 +165,8 @@ TEST(Safetensors, LeavesAnOlderFileWhenWritingFails) {
 
 TEST(SafetensorsFile, NoticesAFileThatWasCutSinceItWasOpened) {
   TempFolder folder;
-  write_safetensors(folder / "model", {{"a", at::kFloat, {100}}}, [](std::size_t) { return at::ones({100}); });
+  write_safetensors(folder / "model", {{"a", at::kFloat, {100}}},
+                    [](std::size_t) { return at::ones({100}); });
   const auto file = SafetensorsFile::open(folder / "model");
   std::filesystem::resize_file(folder / "model", 200);
 

@@ -17,7 +17,8 @@
 
 namespace kumiko::testing {
 
-inline const CheckpointMeta kMeta{.world_size = 2, .recipe = "train:\n  steps: 40\n", .code_version = "0.1.0 test"};
+inline const CheckpointMeta kMeta{
+    .world_size = 2, .recipe = "train:\n  steps: 40\n", .code_version = "0.1.0 test"};
 
 // Every dtype, an empty and a 0-d tensor, a view with strides; the values depend on `step`.
 inline std::map<std::string, at::Tensor> sample_tensors(std::int64_t step) {
@@ -57,7 +58,8 @@ inline std::string differs_from_sample(const StateReader& in, std::int64_t step)
     if (stored.scalar_type() != expected.scalar_type() || !stored.equal(expected)) return name;
   }
   if (in.integer("trainer/step") != step) return "trainer/step";
-  if (in.integer("trainer/most_negative") != std::numeric_limits<std::int64_t>::min()) return "trainer/most_negative";
+  if (in.integer("trainer/most_negative") != std::numeric_limits<std::int64_t>::min())
+    return "trainer/most_negative";
   if (in.real("trainer/best") != 0.1 * static_cast<double>(step)) return "trainer/best";
   if (in.real("trainer/nan") == in.real("trainer/nan")) return "trainer/nan";
   if (in.text("data/order") != "epoch 1, \"quoted\"\n\xc3\xa9") return "data/order";
@@ -76,7 +78,8 @@ inline void write_text(const std::filesystem::path& path, const std::string& tex
 
 inline std::vector<std::string> names_in(const std::filesystem::path& folder) {
   std::vector<std::string> names;
-  for (const auto& item : std::filesystem::directory_iterator(folder)) names.push_back(item.path().filename().string());
+  for (const auto& item : std::filesystem::directory_iterator(folder))
+    names.push_back(item.path().filename().string());
   return names;
 }
 

@@ -35,8 +35,8 @@ std::uint32_t slow_mask(std::uint32_t crc) { return (crc / 32768 | crc * 131072U
 
 struct Field {
   std::uint64_t number = 0;
-  std::uint64_t word = 0;       // of wire types 0, 1, 5
-  std::string bytes;            // of wire type 2
+  std::uint64_t word = 0;  // of wire types 0, 1, 5
+  std::string bytes;       // of wire type 2
 };
 
 class Decoder {
@@ -48,11 +48,20 @@ class Decoder {
       const std::uint64_t tag = varint();
       Field field{.number = tag / 8};
       switch (tag % 8) {
-        case 0: field.word = varint(); break;
-        case 1: field.word = fixed(8); break;
-        case 2: field.bytes = take(varint()); break;
-        case 5: field.word = fixed(4); break;
-        default: throw std::runtime_error("bad wire type");
+        case 0:
+          field.word = varint();
+          break;
+        case 1:
+          field.word = fixed(8);
+          break;
+        case 2:
+          field.bytes = take(varint());
+          break;
+        case 5:
+          field.word = fixed(4);
+          break;
+        default:
+          throw std::runtime_error("bad wire type");
       }
       result.push_back(field);
     }
