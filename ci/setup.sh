@@ -142,9 +142,10 @@ install_python() {
   say "installing into $folder: ${requirements[*]}"
   local log=$folder/setup.log
   if ! "$folder/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off "${requirements[@]}" > "$log" 2>&1 < /dev/null; then
-    tail -n 8 "$log" >&2
-    fail "pip could not install ${requirements[*]} (all it said: $log). Without a network, connect and run this again; behind a" \
-      "proxy or with an own index, set https_proxy or PIP_INDEX_URL. What was downloaded is kept"
+    grep -v '^WARNING: Retrying' "$log" | tail -n 6 >&2
+    fail "pip could not install ${requirements[*]}" \
+      "all it said is in $log. Without a network, connect and run this again; behind a proxy or with an own index, set" \
+      "https_proxy or PIP_INDEX_URL. What was downloaded is kept"
   fi
   rm -f "$log"
   done_in "$folder: ${#requirements[@]} of $# packages installed"

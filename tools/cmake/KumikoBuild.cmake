@@ -67,7 +67,8 @@ function(kumiko_add_test test)
     target_link_libraries(${name} PRIVATE kumiko_mpi_test_main)
     add_test(NAME ${name}_ranks_${ARG_RANKS}
       COMMAND ${MPIEXEC_EXECUTABLE} --oversubscribe --allow-run-as-root --bind-to none -n ${ARG_RANKS} $<TARGET_FILE:${name}>)
-    set_tests_properties(${name}_ranks_${ARG_RANKS} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+    set_tests_properties(${name}_ranks_${ARG_RANKS} PROPERTIES
+      LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} PROCESSORS ${ARG_RANKS})
   else()
     target_link_libraries(${name} PRIVATE GTest::gtest_main)
     gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
