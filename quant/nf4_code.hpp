@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace kumiko::quant {
@@ -26,13 +27,13 @@ inline constexpr std::array<float, 16> kNf4Code = {
     1.0f,
 };
 
-// Borders between neighbouring codes; a value on a border takes the lower code. The fourth lies one ulp off the fp32
-// midpoint: codes are bit-equal to other implementations only with these constants.
-inline constexpr std::array<float, 15> kNf4Thresholds = {
-    -0.8480964004993439f,  -0.6106329262256622f, -0.4599952697753906f, -0.33967943489551544f, -0.23460740596055984f,
-    -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f, 0.1202552504837513f, 0.2035212516784668f,
-    0.2920137718319893f,   0.3893125355243683f,  0.5016634166240692f,  0.6427869200706482f,   0.8614784181118011f,
-};
+// Borders between neighbouring codes, their fp32 midpoints; a value on a border takes the lower code. bitsandbytes' CPU
+// backend takes the same; its CUDA kernels hold decimal constants, four of which (0, 8, 12, 14) round to a neighbour.
+inline constexpr std::array<float, 15> kNf4Thresholds = [] {
+  std::array<float, 15> thresholds{};
+  for (std::size_t i = 0; i < thresholds.size(); ++i) thresholds[i] = (kNf4Code[i] + kNf4Code[i + 1]) / 2.0f;
+  return thresholds;
+}();
 
 inline constexpr std::uint8_t kNf4ZeroCode = 7;
 

@@ -74,6 +74,13 @@ TEST(Nf4Code, HasThePublishedBits) {
   EXPECT_EQ(sha256_of(code), "8501941daa1b8a90ad1bbfeb632e5101b5dddbc4bb52d6e55abcfd777e60c06a");
 }
 
+TEST(Nf4Code, HasTheThresholdsOfOtherCpuBackends) {
+  EXPECT_THAT(kNf4Thresholds,
+              testing::ElementsAre(-0.848096371f, -0.610632896f, -0.45999527f, -0.33967942f, -0.234607399f,
+                                   -0.137911737f, -0.0455250181f, 0.0397901498f, 0.120255247f, 0.203521252f,
+                                   0.292013764f, 0.389312536f, 0.501663446f, 0.64278692f, 0.861478448f));
+}
+
 TEST_P(Nf4Kernels, EncodesALinearRamp) {
   const Encoded value = encode(at::linspace(-1.0, 1.0, 64));
   EXPECT_EQ(hex_of(value.codes), "00000111111112222233344445556667788899aaabbbccccddddeeeeeeefffff");
