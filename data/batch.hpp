@@ -17,9 +17,9 @@ inline constexpr std::int64_t kNoTarget = -100;
 
 // One micro-batch on the CPU.
 struct Batch {
-  at::Tensor tokens;                // [B, T] int64; behind the end of a sample: EOS
-  at::Tensor targets;               // [B, T] int64, the token that follows each; kNoTarget: no loss
-  std::int64_t target_count = 0;    // targets that are not kNoTarget
+  at::Tensor tokens;              // [B, T] int64; behind the end of a sample: EOS
+  at::Tensor targets;             // [B, T] int64, the token that follows each; kNoTarget: no loss
+  std::int64_t target_count = 0;  // targets that are not kNoTarget
 };
 
 // Where training takes its batches from.
@@ -30,7 +30,8 @@ class BatchSource {
   virtual std::vector<Batch> next_step() = 0;
   // The position: what next_step() will give. Restoring it gives the very same batches.
   virtual void save(StateWriter& out) const = 0;
-  virtual void load(const StateReader& in) = 0;   // throws CheckpointError when the data or the order has changed
+  virtual void load(
+      const StateReader& in) = 0;  // throws CheckpointError when the data or the order has changed
 };
 
 }  // namespace kumiko::data

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/byte_reader.hpp"
 
-#include <zlib.h>
-#include <zstd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <vector>
+
+#include <zlib.h>
+#include <zstd.h>
 
 #include "framework/core/error.hpp"
 
@@ -24,7 +24,8 @@ class PlainReader final : public ByteReader {
 
   std::size_t read(std::span<char> out) override {
     const std::size_t count = std::fread(out.data(), 1, out.size(), file_.get());
-    KUMIKO_EXPECTS(std::ferror(file_.get()) == 0, DataError, "cannot read '", path_, "': ", std::strerror(errno));
+    KUMIKO_EXPECTS(std::ferror(file_.get()) == 0, DataError, "cannot read '", path_,
+                   "': ", std::strerror(errno));
     position_ += count;
     return count;
   }
@@ -53,7 +54,8 @@ class UnpackingReader : public ByteReader {
     return filled_ > 0;
   }
   [[noreturn]] void fail(const char* kind, const char* what) const {
-    throw DataError(concat("'", path_, "' is ", what, " ", kind, " data at byte ", file_position(), " of the file"));
+    throw DataError(
+        concat("'", path_, "' is ", what, " ", kind, " data at byte ", file_position(), " of the file"));
   }
 
   std::string path_;
@@ -67,7 +69,8 @@ class GzipReader final : public UnpackingReader {
  public:
   explicit GzipReader(const std::filesystem::path& path) : UnpackingReader(path) {
     constexpr int kGzipOnly = 16 + MAX_WBITS;
-    KUMIKO_EXPECTS(inflateInit2(&stream_, kGzipOnly) == Z_OK, DataError, "cannot unpack '", path_, "': zlib does not start");
+    KUMIKO_EXPECTS(inflateInit2(&stream_, kGzipOnly) == Z_OK, DataError, "cannot unpack '", path_,
+                   "': zlib does not start");
   }
   GzipReader(const GzipReader&) = delete;
   GzipReader& operator=(const GzipReader&) = delete;

@@ -19,7 +19,7 @@ class ByteReader {
   virtual std::uint64_t file_position() const = 0;
 };
 
-std::unique_ptr<ByteReader> open_byte_reader(const std::filesystem::path& path);   // throws DataError
+std::unique_ptr<ByteReader> open_byte_reader(const std::filesystem::path& path);  // throws DataError
 
 // The name without .gz or .zst: "a.jsonl.gz" gives "a.jsonl".
 std::filesystem::path unpacked_name(const std::filesystem::path& path);

@@ -28,7 +28,8 @@ bool has_suffix(const fs::path& path, const std::vector<std::string>& suffixes) 
   });
 }
 
-void add_folder(const fs::path& folder, const std::vector<std::string>& suffixes, std::vector<fs::path>& files) {
+void add_folder(const fs::path& folder, const std::vector<std::string>& suffixes,
+                std::vector<fs::path>& files) {
   std::vector<fs::path> found;
   std::error_code error;
   fs::recursive_directory_iterator entry(folder, error);
@@ -68,7 +69,9 @@ std::vector<fs::path> list_files(const DocumentOptions& options) {
 class LineReader {
  public:
   LineReader(const fs::path& path, std::int64_t max_bytes)
-      : bytes_(open_byte_reader(path)), max_bytes_(static_cast<std::size_t>(max_bytes)), buffer_(std::size_t{1} << 18) {}
+      : bytes_(open_byte_reader(path)),
+        max_bytes_(static_cast<std::size_t>(max_bytes)),
+        buffer_(std::size_t{1} << 18) {}
 
   enum class Status { line, too_long, end };
 
@@ -104,8 +107,8 @@ class LineReader {
     return true;
   }
 
-  std::int64_t number() const noexcept { return number_; }        // of the last line, from 1
-  std::uint64_t position() const noexcept { return position_; }   // unpacked bytes up to its end
+  std::int64_t number() const noexcept { return number_; }       // of the last line, from 1
+  std::uint64_t position() const noexcept { return position_; }  // unpacked bytes up to its end
   std::uint64_t file_position() const { return bytes_->file_position(); }
 
  private:
@@ -223,7 +226,8 @@ bool DocumentStream::Impl::next_paragraph(Document& document) {
   bool bad = false;
   for (;;) {
     const auto status = reader->next(line);
-    const bool ended = status == LineReader::Status::end || (status == LineReader::Status::line && is_blank(line));
+    const bool ended =
+        status == LineReader::Status::end || (status == LineReader::Status::line && is_blank(line));
     if (ended) {
       const bool whole = !document.text.empty() && !bad;
       if (whole) {
@@ -256,12 +260,18 @@ bool DocumentStream::Impl::parse_object(const std::string& line, Document& docum
     case JsonFieldStatus::found:
       document.text = std::move(field.value);
       return !document.text.empty();
-    case JsonFieldStatus::malformed: refuse(concat("'", where, "' is not JSON: ", field.problem)); break;
-    case JsonFieldStatus::no_object: refuse(concat("'", where, "' is not a JSON object")); break;
+    case JsonFieldStatus::malformed:
+      refuse(concat("'", where, "' is not JSON: ", field.problem));
+      break;
+    case JsonFieldStatus::no_object:
+      refuse(concat("'", where, "' is not a JSON object"));
+      break;
     case JsonFieldStatus::missing:
       refuse(concat("'", where, "' has no field '", options.field, "'; name the field with --field"));
       break;
-    case JsonFieldStatus::not_text: refuse(concat("'", where, "': field '", options.field, "' is not a text")); break;
+    case JsonFieldStatus::not_text:
+      refuse(concat("'", where, "': field '", options.field, "' is not a text"));
+      break;
   }
   return false;
 }
@@ -274,7 +284,8 @@ bool DocumentStream::Impl::next_object(Document& document) {
     document.origin = concat(file().string(), ":", reader->number());
     if (status == LineReader::Status::too_long) {
       refuse_size("'" + document.origin + "'");
-    } else if (!is_blank(line) && valid_utf8(line, reader->position() - line.size()) && parse_object(line, document)) {
+    } else if (!is_blank(line) && valid_utf8(line, reader->position() - line.size()) &&
+               parse_object(line, document)) {
       return true;
     }
   }

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/h5.hpp"
 
-#include <fcntl.h>
-#include <hdf5.h>
-#include <unistd.h>
-
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -12,13 +8,17 @@
 #include <mutex>
 #include <utility>
 
+#include <fcntl.h>
+#include <hdf5.h>
+#include <unistd.h>
+
 #include "framework/core/error.hpp"
 
 namespace kumiko::data {
 namespace {
 
-constexpr std::size_t kMaxTextBytes = 60000;   // an attribute lives in an object header of at most 64 KiB
-constexpr std::size_t kMaxNameBytes = 1024;    // also bounds the depth of groups
+constexpr std::size_t kMaxTextBytes = 60000;  // an attribute lives in an object header of at most 64 KiB
+constexpr std::size_t kMaxNameBytes = 1024;   // also bounds the depth of groups
 constexpr const char* kDtypeMark = "dtype";
 constexpr const char* kBf16Mark = "bf16";
 
@@ -78,23 +78,33 @@ std::string unique_image_name() {
 Handle f16_type() {
   Handle type(H5Tcopy(H5T_IEEE_F32LE), H5Tclose, "make a type");
   require(H5Tset_fields(type.get(), 15, 10, 5, 0, 10) >= 0 && H5Tset_size(type.get(), 2) >= 0 &&
-              H5Tset_ebias(type.get(), 15) >= 0, "make a type");
+              H5Tset_ebias(type.get(), 15) >= 0,
+          "make a type");
   return type;
 }
 
 Handle file_type(H5Dtype dtype) {
   const auto copy = [](hid_t type) { return Handle(H5Tcopy(type), H5Tclose, "make a type"); };
   switch (dtype) {
-    case H5Dtype::u8: return copy(H5T_STD_U8LE);
-    case H5Dtype::i8: return copy(H5T_STD_I8LE);
+    case H5Dtype::u8:
+      return copy(H5T_STD_U8LE);
+    case H5Dtype::i8:
+      return copy(H5T_STD_I8LE);
     case H5Dtype::u16:
-    case H5Dtype::bf16: return copy(H5T_STD_U16LE);
-    case H5Dtype::u32: return copy(H5T_STD_U32LE);
-    case H5Dtype::i32: return copy(H5T_STD_I32LE);
-    case H5Dtype::i64: return copy(H5T_STD_I64LE);
-    case H5Dtype::f16: return f16_type();
-    case H5Dtype::f32: return copy(H5T_IEEE_F32LE);
-    case H5Dtype::f64: return copy(H5T_IEEE_F64LE);
+    case H5Dtype::bf16:
+      return copy(H5T_STD_U16LE);
+    case H5Dtype::u32:
+      return copy(H5T_STD_U32LE);
+    case H5Dtype::i32:
+      return copy(H5T_STD_I32LE);
+    case H5Dtype::i64:
+      return copy(H5T_STD_I64LE);
+    case H5Dtype::f16:
+      return f16_type();
+    case H5Dtype::f32:
+      return copy(H5T_IEEE_F32LE);
+    case H5Dtype::f64:
+      return copy(H5T_IEEE_F64LE);
   }
   throw H5Error("unknown element type");
 }
@@ -110,16 +120,16 @@ Handle text_type(std::size_t bytes) {
 void write_attribute(hid_t object, const std::string& name, const Handle& type, const void* value) {
   const std::string what = "write attribute '" + name + "'";
   const Handle space(H5Screate(H5S_SCALAR), H5Sclose, what);
-  Handle attribute(H5Acreate2(object, name.c_str(), type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose,
-                   what);
+  Handle attribute(H5Acreate2(object, name.c_str(), type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT),
+                   H5Aclose, what);
   require(H5Awrite(attribute.get(), type.get(), value) >= 0, what);
   attribute.close(what);
 }
 
 void write_text_attribute(hid_t object, const std::string& name, std::string_view value) {
   if (value.size() > kMaxTextBytes || value.find('\0') != std::string_view::npos) {
-    throw H5Error(concat("attribute '", name, "' has ", value.size(), " bytes or a NUL; at most ", kMaxTextBytes,
-                         " bytes without NUL are stored"));
+    throw H5Error(concat("attribute '", name, "' has ", value.size(), " bytes or a NUL; at most ",
+                         kMaxTextBytes, " bytes without NUL are stored"));
   }
   const std::string padded = value.empty() ? std::string(1, '\0') : std::string(value);
   write_attribute(object, name, text_type(padded.size()), padded.data());
@@ -156,15 +166,19 @@ void check_name(std::string_view name) {
 std::size_t byte_size(H5Dtype dtype) noexcept {
   switch (dtype) {
     case H5Dtype::u8:
-    case H5Dtype::i8: return 1;
+    case H5Dtype::i8:
+      return 1;
     case H5Dtype::u16:
     case H5Dtype::f16:
-    case H5Dtype::bf16: return 2;
+    case H5Dtype::bf16:
+      return 2;
     case H5Dtype::u32:
     case H5Dtype::i32:
-    case H5Dtype::f32: return 4;
+    case H5Dtype::f32:
+      return 4;
     case H5Dtype::i64:
-    case H5Dtype::f64: return 8;
+    case H5Dtype::f64:
+      return 8;
   }
   return 0;
 }
@@ -189,7 +203,8 @@ struct H5ImageWriter::Impl {
     create = Handle(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "start a file in memory");
     require(H5Pset_obj_track_times(create.get(), false) >= 0 &&
                 H5Pset_alloc_time(create.get(), H5D_ALLOC_TIME_EARLY) >= 0 &&
-                H5Pset_fill_time(create.get(), H5D_FILL_TIME_NEVER) >= 0, "start a file in memory");
+                H5Pset_fill_time(create.get(), H5D_FILL_TIME_NEVER) >= 0,
+            "start a file in memory");
   }
   ~Impl() {
     const Session session;
@@ -216,12 +231,14 @@ void H5ImageWriter::dataset(std::string_view name, const void* data, H5Dtype dty
   std::vector<hsize_t> extent(dims.begin(), dims.end());
   bool empty = false;
   for (const hsize_t dim : extent) empty = empty || dim == 0;
-  const Handle space(extent.empty() ? H5Screate(H5S_SCALAR)
-                                    : H5Screate_simple(static_cast<int>(extent.size()), extent.data(), nullptr),
+  const Handle space(extent.empty()
+                         ? H5Screate(H5S_SCALAR)
+                         : H5Screate_simple(static_cast<int>(extent.size()), extent.data(), nullptr),
                      H5Sclose, what);
   const Handle type = file_type(dtype);
-  Handle dataset(H5Dcreate2(impl_->file.get(), path.c_str(), type.get(), space.get(), impl_->with_groups.get(),
-                            impl_->create.get(), H5P_DEFAULT), H5Dclose, what + ": is the name in use?");
+  Handle dataset(H5Dcreate2(impl_->file.get(), path.c_str(), type.get(), space.get(),
+                            impl_->with_groups.get(), impl_->create.get(), H5P_DEFAULT),
+                 H5Dclose, what + ": is the name in use?");
   if (dtype == H5Dtype::bf16) write_text_attribute(dataset.get(), kDtypeMark, kBf16Mark);
   if (!empty) require(H5Dwrite(dataset.get(), type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, data) >= 0, what);
   dataset.close(what);
@@ -258,11 +275,11 @@ struct H5File::Impl {
   struct Dataset {
     Handle handle;
     H5DatasetInfo info;
-    std::uint64_t offset = 0;   // of the first element in the file
+    std::uint64_t offset = 0;  // of the first element in the file
   };
   std::string origin;
   std::uint64_t file_bytes = 0;
-  int descriptor = -1;          // of a file on disk
+  int descriptor = -1;  // of a file on disk
   Handle file;
   std::map<std::string, Dataset, std::less<>> datasets;
 
@@ -273,7 +290,9 @@ struct H5File::Impl {
     if (descriptor >= 0) ::close(descriptor);
   }
 
-  [[noreturn]] void fail(const std::string& message) const { throw H5Error(concat("'", origin, "': ", message)); }
+  [[noreturn]] void fail(const std::string& message) const {
+    throw H5Error(concat("'", origin, "': ", message));
+  }
   void load_tree();
   void add_dataset(const std::string& name);
   H5DatasetInfo examine(const std::string& name, hid_t dataset) const;
@@ -317,7 +336,8 @@ void H5File::Impl::load_tree() {
 }
 
 void H5File::Impl::add_dataset(const std::string& name) {
-  Handle object(H5Oopen(file.get(), name.c_str(), H5P_DEFAULT), H5Oclose, concat("open '", name, "' of '", origin, "'"));
+  Handle object(H5Oopen(file.get(), name.c_str(), H5P_DEFAULT), H5Oclose,
+                concat("open '", name, "' of '", origin, "'"));
   const H5I_type_t kind = H5Iget_type(object.get());
   if (kind == H5I_GROUP) return;
   if (kind != H5I_DATASET) fail(concat("'", name, "' is neither a group nor a dataset"));
@@ -326,8 +346,10 @@ void H5File::Impl::add_dataset(const std::string& name) {
   datasets.emplace(name, Dataset{std::move(object), std::move(info), offset});
 }
 
-// Not through HDF5: it gives zeros for what is missing behind the end of a file that was cut while it is open.
-void H5File::Impl::read_bytes(std::string_view name, std::uint64_t offset, void* out, std::size_t bytes) const {
+// Not through HDF5: it gives zeros for what is missing behind the end of a file that was cut while it is
+// open.
+void H5File::Impl::read_bytes(std::string_view name, std::uint64_t offset, void* out,
+                              std::size_t bytes) const {
   constexpr std::size_t kMost = std::size_t{1} << 30;
   auto* to = static_cast<std::byte*>(out);
   while (bytes > 0) {
@@ -362,20 +384,23 @@ H5DatasetInfo H5File::Impl::examine(const std::string& name, hid_t dataset) cons
   const Handle properties(H5Dget_create_plist(dataset), H5Pclose, what);
   if (H5Pget_layout(properties.get()) != H5D_CONTIGUOUS || H5Pget_external_count(properties.get()) != 0 ||
       H5Pget_nfilters(properties.get()) != 0) {
-    fail(concat("dataset '", name, "' is chunked, filtered, virtual or stored in another file, which we never write"));
+    fail(concat("dataset '", name,
+                "' is chunked, filtered, virtual or stored in another file, which we never write"));
   }
   H5DatasetInfo info;
   info.dtype = dtype_of(name, dataset);
   const Handle space(H5Dget_space(dataset), H5Sclose, what);
   const H5S_class_t kind = H5Sget_simple_extent_type(space.get());
   const int rank = H5Sget_simple_extent_ndims(space.get());
-  if ((kind != H5S_SIMPLE && kind != H5S_SCALAR) || rank < 0 || rank > 32) fail(concat("dataset '", name, "' has no plain shape"));
+  if ((kind != H5S_SIMPLE && kind != H5S_SCALAR) || rank < 0 || rank > 32)
+    fail(concat("dataset '", name, "' has no plain shape"));
   std::vector<hsize_t> extent(static_cast<std::size_t>(rank));
   require(rank == 0 || H5Sget_simple_extent_dims(space.get(), extent.data(), nullptr) == rank, what);
   std::uint64_t bytes = byte_size(info.dtype);
   bool fits = true;
   for (const hsize_t dim : extent) {
-    fits = fits && dim <= file_bytes && !__builtin_mul_overflow(bytes, static_cast<std::uint64_t>(dim), &bytes);
+    fits =
+        fits && dim <= file_bytes && !__builtin_mul_overflow(bytes, static_cast<std::uint64_t>(dim), &bytes);
   }
   const haddr_t offset = H5Dget_offset(dataset);
   if (fits && bytes > 0) fits = offset != HADDR_UNDEF && bytes <= file_bytes && offset <= file_bytes - bytes;
@@ -393,7 +418,8 @@ const H5File::Impl::Dataset& H5File::Impl::find(std::string_view name) const {
 }
 
 Handle H5File::Impl::open_attribute(std::string_view name) const {
-  if (H5Aexists(file.get(), std::string(name).c_str()) <= 0) fail(concat("attribute '", name, "' is missing"));
+  if (H5Aexists(file.get(), std::string(name).c_str()) <= 0)
+    fail(concat("attribute '", name, "' is missing"));
   return Handle(H5Aopen(file.get(), std::string(name).c_str(), H5P_DEFAULT), H5Aclose,
                 concat("open attribute '", name, "' of '", origin, "'"));
 }
@@ -428,9 +454,10 @@ H5File H5File::open_image(std::span<const std::byte> image, const std::string& o
   impl->file_bytes = image.size();
   if (image.empty()) impl->fail("is empty");
   const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, "open an image");
-  std::vector<std::byte> copy(image.begin(), image.end());   // HDF5 takes a pointer to non-const
+  std::vector<std::byte> copy(image.begin(), image.end());  // HDF5 takes a pointer to non-const
   require(H5Pset_fapl_core(access.get(), std::size_t{1} << 20, 0) >= 0 &&
-              H5Pset_file_image(access.get(), copy.data(), copy.size()) >= 0, "open an image");
+              H5Pset_file_image(access.get(), copy.data(), copy.size()) >= 0,
+          "open an image");
   const hid_t file = H5Fopen(unique_image_name().c_str(), H5F_ACC_RDONLY, access.get());
   if (file < 0) impl->fail("is no HDF5 file, or it is truncated or damaged");
   impl->file = Handle(file, H5Fclose, "open an image");
@@ -451,7 +478,8 @@ const H5DatasetInfo& H5File::info(std::string_view name) const { return impl_->f
 void H5File::read(std::string_view name, void* out, std::size_t bytes) const {
   const auto& dataset = impl_->find(name);
   if (bytes != static_cast<std::size_t>(dataset.info.bytes)) {
-    impl_->fail(concat("dataset '", name, "' has ", dataset.info.bytes, " bytes, ", bytes, " were asked for"));
+    impl_->fail(
+        concat("dataset '", name, "' has ", dataset.info.bytes, " bytes, ", bytes, " were asked for"));
   }
   if (bytes == 0) return;
   if (impl_->descriptor >= 0) return impl_->read_bytes(name, dataset.offset, out, bytes);
@@ -479,7 +507,8 @@ void H5File::read_rows(std::string_view name, std::int64_t first, std::int64_t c
   const Handle source(H5Dget_space(dataset.handle.get()), H5Sclose, "read rows");
   const Handle target(H5Screate_simple(1, &length, nullptr), H5Sclose, "read rows");
   const Handle type = file_type(dataset.info.dtype);
-  require(H5Sselect_hyperslab(source.get(), H5S_SELECT_SET, &start, nullptr, &length, nullptr) >= 0, "read rows");
+  require(H5Sselect_hyperslab(source.get(), H5S_SELECT_SET, &start, nullptr, &length, nullptr) >= 0,
+          "read rows");
   if (H5Dread(dataset.handle.get(), type.get(), target.get(), source.get(), H5P_DEFAULT, out) < 0) {
     impl_->fail(concat("dataset '", name, "' cannot be read"));
   }
@@ -507,7 +536,8 @@ std::int64_t H5File::integer_attribute(std::string_view name) const {
   const Session session;
   const Handle attribute = impl_->open_attribute(name);
   std::int64_t value = 0;
-  if (!read_scalar(attribute.get(), H5Dtype::i64, &value)) impl_->fail(concat("attribute '", name, "' is no 64-bit integer"));
+  if (!read_scalar(attribute.get(), H5Dtype::i64, &value))
+    impl_->fail(concat("attribute '", name, "' is no 64-bit integer"));
   return value;
 }
 
@@ -515,7 +545,8 @@ double H5File::real_attribute(std::string_view name) const {
   const Session session;
   const Handle attribute = impl_->open_attribute(name);
   double value = 0;
-  if (!read_scalar(attribute.get(), H5Dtype::f64, &value)) impl_->fail(concat("attribute '", name, "' is no 64-bit real"));
+  if (!read_scalar(attribute.get(), H5Dtype::f64, &value))
+    impl_->fail(concat("attribute '", name, "' is no 64-bit real"));
   return value;
 }
 

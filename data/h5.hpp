@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Our own HDF5 files, trusted only as far as checked: plain contiguous datasets behind hard links, nothing else.
-// Safe to call from several threads (one lock serves the HDF5 library; data of files on disk are read without it).
+// Our own HDF5 files, trusted only as far as checked: plain contiguous datasets behind hard links, nothing
+// else. Safe to call from several threads (one lock serves the HDF5 library; data of files on disk are read
+// without it).
 #pragma once
 
 #include <cstddef>
@@ -15,13 +16,15 @@
 
 namespace kumiko::data {
 
-// Neutral: callers turn it into DataError or CheckpointError. The message names the dataset and, where known, the file.
+// Neutral: callers turn it into DataError or CheckpointError. The message names the dataset and, where known,
+// the file.
 class H5Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-// bf16 is stored as unsigned 16-bit words marked by an attribute; the others are HDF5's own little-endian types.
+// bf16 is stored as unsigned 16-bit words marked by an attribute; the others are HDF5's own little-endian
+// types.
 enum class H5Dtype { u8, i8, u16, u32, i32, i64, f16, bf16, f32, f64 };
 
 std::size_t byte_size(H5Dtype dtype) noexcept;
@@ -30,7 +33,7 @@ std::string_view name_of(H5Dtype dtype) noexcept;
 struct H5DatasetInfo {
   H5Dtype dtype = H5Dtype::u8;
   std::vector<std::int64_t> dims;
-  std::int64_t numel = 0;   // bounded by the size of the file
+  std::int64_t numel = 0;  // bounded by the size of the file
   std::int64_t bytes = 0;
 };
 
@@ -43,8 +46,9 @@ class H5ImageWriter {
   H5ImageWriter& operator=(H5ImageWriter&&) noexcept;
   ~H5ImageWriter();
 
-  // `name` is a path ("optimizer/model.norm.weight/exp_avg"); its groups are made. dims {} is a scalar. `data` may be null
-  // when there is no element. Throws H5Error for a name that exists, is empty, or has empty, "." or ".." parts.
+  // `name` is a path ("optimizer/model.norm.weight/exp_avg"); its groups are made. dims {} is a scalar.
+  // `data` may be null when there is no element. Throws H5Error for a name that exists, is empty, or has
+  // empty, "." or ".." parts.
   void dataset(std::string_view name, const void* data, H5Dtype dtype, std::span<const std::int64_t> dims);
 
   // Attributes of the file. A text has at most 60000 bytes and no NUL; longer ones belong in a u8 dataset.
@@ -60,19 +64,20 @@ class H5ImageWriter {
   std::unique_ptr<Impl> impl_;
 };
 
-// Opening walks the whole file and refuses what we never write: soft and external links, external or virtual storage,
-// chunks, filters, other types, more than 32 dimensions, sizes beyond the file. So later reads cannot leave the file
-// or allocate more than it holds. A damaged file can still hold wrong numbers: digests are the caller's.
+// Opening walks the whole file and refuses what we never write: soft and external links, external or virtual
+// storage, chunks, filters, other types, more than 32 dimensions, sizes beyond the file. So later reads
+// cannot leave the file or allocate more than it holds. A damaged file can still hold wrong numbers: digests
+// are the caller's.
 class H5File {
  public:
-  static H5File open(const std::filesystem::path& path);        // throws H5Error
+  static H5File open(const std::filesystem::path& path);  // throws H5Error
   // Copies the image. `origin` stands for the file in messages.
   static H5File open_image(std::span<const std::byte> image, const std::string& origin = "HDF5 image");
   H5File(H5File&&) noexcept;
   H5File& operator=(H5File&&) noexcept;
   ~H5File();
 
-  std::vector<std::string> dataset_names() const;               // full paths without a leading '/', sorted
+  std::vector<std::string> dataset_names() const;  // full paths without a leading '/', sorted
   bool has(std::string_view name) const;
   const H5DatasetInfo& info(std::string_view name) const;
 

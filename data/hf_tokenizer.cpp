@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/hf_tokenizer.hpp"
 
-#include <nlohmann/json.hpp>
-
 #include <algorithm>
 #include <tuple>
 #include <unordered_map>
+
+#include <nlohmann/json.hpp>
 
 #include "data/tokenizer_model.hpp"
 #include "framework/core/files.hpp"
@@ -23,14 +23,20 @@ Json added_tokens(const TokenizerModel& model) {
     const Piece& piece = model.pieces[id];
     const bool special = piece.kind == PieceKind::control || piece.kind == PieceKind::unknown;
     if (!special && piece.kind != PieceKind::user_defined) continue;
-    tokens.push_back({{"id", id}, {"content", piece.text}, {"single_word", false}, {"lstrip", false},
-                      {"rstrip", false}, {"normalized", false}, {"special", special}});
+    tokens.push_back({{"id", id},
+                      {"content", piece.text},
+                      {"single_word", false},
+                      {"lstrip", false},
+                      {"rstrip", false},
+                      {"normalized", false},
+                      {"special", special}});
   }
   return tokens;
 }
 
-// Every way to put a piece together from two others, best piece first. SentencePiece merges the pair whose result has the
-// highest score and, of equal ones, the leftmost; for runs of one character that is the pair with the longer left part.
+// Every way to put a piece together from two others, best piece first. SentencePiece merges the pair whose
+// result has the highest score and, of equal ones, the leftmost; for runs of one character that is the pair
+// with the longer left part.
 Json merges(const TokenizerModel& model) {
   std::unordered_map<std::string_view, std::size_t> ids;
   for (std::size_t id = 0; id < model.pieces.size(); ++id) {
@@ -61,9 +67,16 @@ Json merges(const TokenizerModel& model) {
 Json bpe_model(const TokenizerModel& model, std::int32_t unk) {
   Json vocab = Json::object();
   for (std::size_t id = 0; id < model.pieces.size(); ++id) vocab[model.pieces[id].text] = id;
-  return {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", model.pieces[static_cast<std::size_t>(unk)].text},
-          {"continuing_subword_prefix", nullptr}, {"end_of_word_suffix", nullptr}, {"fuse_unk", true},
-          {"byte_fallback", true}, {"ignore_merges", false}, {"vocab", vocab}, {"merges", merges(model)}};
+  return {{"type", "BPE"},
+          {"dropout", nullptr},
+          {"unk_token", model.pieces[static_cast<std::size_t>(unk)].text},
+          {"continuing_subword_prefix", nullptr},
+          {"end_of_word_suffix", nullptr},
+          {"fuse_unk", true},
+          {"byte_fallback", true},
+          {"ignore_merges", false},
+          {"vocab", vocab},
+          {"merges", merges(model)}};
 }
 
 Json unigram_model(const TokenizerModel& model, std::int32_t unk) {
@@ -89,9 +102,11 @@ void export_hf_tokenizer(const Tokenizer& tokenizer, const std::filesystem::path
       {"normalizer", replace(" ", kSpaceMark)},
       {"pre_tokenizer", nullptr},
       {"post_processor", nullptr},
-      {"decoder", {{"type", "Sequence"},
-                   {"decoders", {replace(kSpaceMark, " "), Json{{"type", "ByteFallback"}}, Json{{"type", "Fuse"}}}}}},
-      {"model", model.model_type == kBpe ? bpe_model(model, tokenizer.unk_id()) : unigram_model(model, tokenizer.unk_id())}};
+      {"decoder",
+       {{"type", "Sequence"},
+        {"decoders", {replace(kSpaceMark, " "), Json{{"type", "ByteFallback"}}, Json{{"type", "Fuse"}}}}}},
+      {"model", model.model_type == kBpe ? bpe_model(model, tokenizer.unk_id())
+                                         : unigram_model(model, tokenizer.unk_id())}};
 
   Json special = Json::object();
   const auto name = [&](const char* key, std::int32_t id) {
@@ -100,7 +115,9 @@ void export_hf_tokenizer(const Tokenizer& tokenizer, const std::filesystem::path
   name("bos_token", tokenizer.bos_id());
   name("eos_token", tokenizer.eos_id());
   name("unk_token", tokenizer.unk_id());
-  Json config{{"tokenizer_class", "PreTrainedTokenizerFast"}, {"add_bos_token", false}, {"add_eos_token", false},
+  Json config{{"tokenizer_class", "PreTrainedTokenizerFast"},
+              {"add_bos_token", false},
+              {"add_eos_token", false},
               {"clean_up_tokenization_spaces", false}};
   config.update(special);
 

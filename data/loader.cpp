@@ -30,18 +30,20 @@ void check(const LoaderOptions& options) {
   const std::int64_t global = options.global_batch_size;
   const std::int64_t micro = options.micro_batch_size;
   KUMIKO_EXPECTS(global > 0 && micro > 0 && options.ranks > 0 && options.prefetch_steps >= 0, UsageError,
-                 "train.global_batch_size ", global, " and train.micro_batch_size ", micro, " must be positive");
+                 "train.global_batch_size ", global, " and train.micro_batch_size ", micro,
+                 " must be positive");
   KUMIKO_EXPECTS(global % options.ranks == 0, UsageError, "train.global_batch_size ", global,
                  " cannot be shared by ", options.ranks, " ranks; rank counts that can: ", divisors(global));
   const std::int64_t share = global / options.ranks;
-  KUMIKO_EXPECTS(share % micro == 0, UsageError, "train.micro_batch_size ", micro, " does not divide the ", share,
-                 " samples that each of ", options.ranks, " ranks has of train.global_batch_size ", global,
-                 "; sizes that do: ", divisors(share));
+  KUMIKO_EXPECTS(share % micro == 0, UsageError, "train.micro_batch_size ", micro, " does not divide the ",
+                 share, " samples that each of ", options.ranks, " ranks has of train.global_batch_size ",
+                 global, "; sizes that do: ", divisors(share));
 }
 
 }  // namespace
 
-SampleOrder::SampleOrder(SampleTable table, Batching batching, std::int64_t global_batch_size, std::uint64_t seed)
+SampleOrder::SampleOrder(SampleTable table, Batching batching, std::int64_t global_batch_size,
+                         std::uint64_t seed)
     : table_(std::move(table)),
       batching_(batching),
       global_batch_size_(global_batch_size),
@@ -59,8 +61,10 @@ const std::vector<Sample>& SampleOrder::window(std::int64_t number) {
   const std::int64_t count = kWindowBatches * global_batch_size_;
   std::vector<Sample> sorted(static_cast<std::size_t>(count));
   for (std::int64_t i = 0; i < count; ++i) sorted[static_cast<std::size_t>(i)] = sample(number * count + i);
-  std::stable_sort(sorted.begin(), sorted.end(), [](const Sample& a, const Sample& b) { return a.length < b.length; });
-  const Permutation batches(kWindowBatches, stream_seed(key_ ^ mix64(static_cast<std::uint64_t>(number) + 1), "window"));
+  std::stable_sort(sorted.begin(), sorted.end(),
+                   [](const Sample& a, const Sample& b) { return a.length < b.length; });
+  const Permutation batches(kWindowBatches,
+                            stream_seed(key_ ^ mix64(static_cast<std::uint64_t>(number) + 1), "window"));
   window_.clear();
   for (std::uint64_t i = 0; i < kWindowBatches; ++i) {
     const auto from = sorted.begin() + static_cast<std::int64_t>(batches(i)) * global_batch_size_;
@@ -86,7 +90,7 @@ struct Loader::Impl {
   DataOptions data;
   LoaderOptions options;
   SampleOrder order;
-  std::int64_t step = 0;   // what next_step() gives next
+  std::int64_t step = 0;  // what next_step() gives next
 
   struct Made {
     std::vector<Batch> batches;
@@ -99,7 +103,9 @@ struct Loader::Impl {
   std::thread worker;
 
   Impl(const ShardSet& set, const DataOptions& data_options, const LoaderOptions& loader_options)
-      : shards(set), data(data_options), options(loader_options),
+      : shards(set),
+        data(data_options),
+        options(loader_options),
         order(SampleTable(set, data.batching, data.sequence_length), data.batching, options.global_batch_size,
               options.seed) {
     KUMIKO_EXPECTS(order.size() > 0, DataError, "the training shards have ", set.tokens(),
@@ -110,7 +116,8 @@ struct Loader::Impl {
 
   std::vector<Batch> make(std::int64_t number) {
     const std::int64_t share = options.global_batch_size / options.ranks;
-    const std::vector<Sample> samples = order.samples(number, options.rank * share, (options.rank + 1) * share);
+    const std::vector<Sample> samples =
+        order.samples(number, options.rank * share, (options.rank + 1) * share);
     std::vector<Batch> batches;
     const auto micro = static_cast<std::size_t>(options.micro_batch_size);
     for (std::size_t i = 0; i < samples.size(); i += micro) {
@@ -129,7 +136,9 @@ struct Loader::Impl {
         made.error = std::current_exception();
       }
       std::unique_lock lock(mutex);
-      changed.wait(lock, [this] { return stopping || static_cast<std::int64_t>(ready.size()) < options.prefetch_steps; });
+      changed.wait(lock, [this] {
+        return stopping || static_cast<std::int64_t>(ready.size()) < options.prefetch_steps;
+      });
       if (stopping) return;
       const bool failed = made.error != nullptr;
       ready.push_back(std::move(made));
@@ -204,24 +213,27 @@ void Loader::load(const StateReader& in) {
   KUMIKO_EXPECTS(in.text("data_digest") == impl_->shards.digest(), CheckpointError,
                  "the training shards are not those of the checkpoint; restore them or start a new run");
   const std::int64_t consumed = in.integer("samples_consumed");
-  KUMIKO_EXPECTS(consumed >= 0 && consumed % impl_->options.global_batch_size == 0, CheckpointError, "a position of ",
-                 consumed, " samples is between two steps");
+  KUMIKO_EXPECTS(consumed >= 0 && consumed % impl_->options.global_batch_size == 0, CheckpointError,
+                 "a position of ", consumed, " samples is between two steps");
   impl_->stop();
   impl_->step = consumed / impl_->options.global_batch_size;
 }
 
 std::int64_t Loader::samples_per_epoch() const noexcept { return impl_->order.size(); }
-std::int64_t Loader::samples_consumed() const noexcept { return impl_->step * impl_->options.global_batch_size; }
+std::int64_t Loader::samples_consumed() const noexcept {
+  return impl_->step * impl_->options.global_batch_size;
+}
 double Loader::epochs() const noexcept {
   return static_cast<double>(samples_consumed()) / static_cast<double>(samples_per_epoch());
 }
 
-EvaluationCursor::EvaluationCursor(const ShardSet& shards, const DataOptions& data, const EvaluationOptions& options)
+EvaluationCursor::EvaluationCursor(const ShardSet& shards, const DataOptions& data,
+                                   const EvaluationOptions& options)
     : shards_(shards), table_(shards, data.batching, data.sequence_length, true), options_(options) {
-  KUMIKO_EXPECTS(options.batch_size > 0 && options.ranks > 0, UsageError, "an evaluation batch of ", options.batch_size,
-                 " samples cannot be made");
-  KUMIKO_EXPECTS(table_.size() > 0, DataError, "the validation shards have no sample; prepare more text or a larger",
-                 " --validation");
+  KUMIKO_EXPECTS(options.batch_size > 0 && options.ranks > 0, UsageError, "an evaluation batch of ",
+                 options.batch_size, " samples cannot be made");
+  KUMIKO_EXPECTS(table_.size() > 0, DataError,
+                 "the validation shards have no sample; prepare more text or a larger", " --validation");
   if (options_.max_tokens <= 0) options_.max_tokens = std::numeric_limits<std::int64_t>::max();
 }
 
@@ -240,7 +252,8 @@ std::optional<Batch> EvaluationCursor::next() {
   return std::nullopt;
 }
 
-std::vector<std::int64_t> count_targets(const ShardSet& shards, const DataOptions& data, std::int64_t max_tokens) {
+std::vector<std::int64_t> count_targets(const ShardSet& shards, const DataOptions& data,
+                                        std::int64_t max_tokens) {
   std::vector<std::int64_t> counts(static_cast<std::size_t>(shards.vocab_size()));
   EvaluationCursor cursor(shards, data, {.batch_size = 64, .max_tokens = max_tokens});
   while (const std::optional<Batch> batch = cursor.next()) {

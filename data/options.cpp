@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/options.hpp"
 
-#include <glob.h>
-
 #include <algorithm>
 #include <array>
+
+#include <glob.h>
 
 #include "framework/core/config.hpp"
 #include "framework/core/error.hpp"
@@ -26,13 +26,15 @@ std::vector<std::string> expand(const std::string& pattern) {
 
 DataOptions DataOptions::parse(const ConfigNode& node) {
   using Word = std::pair<std::string_view, Batching>;
-  constexpr std::array<Word, 3> kBatching{
-      Word{"packed", Batching::packed}, Word{"padded", Batching::padded}, Word{"bucketed", Batching::bucketed}};
+  constexpr std::array<Word, 3> kBatching{Word{"packed", Batching::packed}, Word{"padded", Batching::padded},
+                                          Word{"bucketed", Batching::bucketed}};
   DataOptions options;
   options.train = node.texts("train", {});
-  if (options.train.empty()) node.fail("train", "no training shards are named; make them with 'kumiko prepare'");
+  if (options.train.empty())
+    node.fail("train", "no training shards are named; make them with 'kumiko prepare'");
   options.validation = node.texts("validation", {});
-  options.sequence_length = node.integer("sequence_length", options.sequence_length, {1, std::int64_t{1} << 20});
+  options.sequence_length =
+      node.integer("sequence_length", options.sequence_length, {1, std::int64_t{1} << 20});
   options.batching = node.choice<Batching>("batching", options.batching, kBatching);
   options.document_mask = node.boolean("document_mask", options.document_mask);
   return options;

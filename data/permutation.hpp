@@ -5,8 +5,9 @@
 
 namespace kumiko::data {
 
-// A keyed permutation of 0 ... size-1 in constant memory: a Feistel network over mix64 on the smallest even number of bits
-// that holds size-1, walked along its cycle until the value is inside (Black and Rogaway 2002).
+// A keyed permutation of 0 ... size-1 in constant memory: a Feistel network over mix64 on the smallest even
+// number of bits that holds size-1, walked along its cycle until the value is inside (Black and Rogaway
+// 2002).
 class Permutation {
  public:
   Permutation(std::uint64_t size, std::uint64_t key) noexcept;   // size in [1, 2^62]

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/prepare.hpp"
 
-#include <ATen/Parallel.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+
+#include <ATen/Parallel.h>
+#include <unistd.h>
 
 #include "data/shard_writer.hpp"
 #include "data/text_hash.hpp"
@@ -51,10 +51,11 @@ class Output {
     for (const auto& entry : fs::directory_iterator(folder)) {
       const std::string name = entry.path().filename().string();
       if (is_shard_name(name)) old_.push_back(entry.path());
-      if (name.ends_with(kPartial) && is_shard_name(name.substr(0, name.size() - kPartial.size()))) fs::remove(entry.path());
+      if (name.ends_with(kPartial) && is_shard_name(name.substr(0, name.size() - kPartial.size())))
+        fs::remove(entry.path());
     }
-    KUMIKO_EXPECTS(force || old_.empty(), UsageError, "output folder '", folder.string(), "' already has ", old_.size(),
-                   " shards; choose another folder or replace them with --force");
+    KUMIKO_EXPECTS(force || old_.empty(), UsageError, "output folder '", folder.string(), "' already has ",
+                   old_.size(), " shards; choose another folder or replace them with --force");
   }
   Output(const Output&) = delete;
   Output& operator=(const Output&) = delete;
@@ -95,8 +96,12 @@ class Output {
 // The shards of one split, one open at a time.
 class Split {
  public:
-  Split(const Tokenizer& tokenizer, std::string name, std::string prefix, std::int64_t shard_tokens, Output& output)
-      : writer_(tokenizer, std::move(name)), prefix_(std::move(prefix)), shard_tokens_(shard_tokens), output_(output) {}
+  Split(const Tokenizer& tokenizer, std::string name, std::string prefix, std::int64_t shard_tokens,
+        Output& output)
+      : writer_(tokenizer, std::move(name)),
+        prefix_(std::move(prefix)),
+        shard_tokens_(shard_tokens),
+        output_(output) {}
 
   void add(std::span<const std::int32_t> ids, std::int64_t text_bytes) {
     writer_.add(ids, text_bytes);
@@ -177,15 +182,18 @@ void encode_batch(std::vector<Pending>& batch, std::vector<Encoder>& encoders) {
 void check(const PrepareOptions& options) {
   KUMIKO_EXPECTS(options.validation_fraction >= 0 && options.validation_fraction < 1, UsageError,
                  "validation fraction ", options.validation_fraction, " is outside [0, 1)");
-  KUMIKO_EXPECTS(options.shard_tokens > 0, UsageError, "a shard of ", options.shard_tokens, " tokens cannot be made");
-  KUMIKO_EXPECTS(options.max_bytes >= 0, UsageError, "a limit of ", options.max_bytes, " bytes cannot be kept");
+  KUMIKO_EXPECTS(options.shard_tokens > 0, UsageError, "a shard of ", options.shard_tokens,
+                 " tokens cannot be made");
+  KUMIKO_EXPECTS(options.max_bytes >= 0, UsageError, "a limit of ", options.max_bytes,
+                 " bytes cannot be kept");
   KUMIKO_EXPECTS(options.documents.max_document_bytes > 0, UsageError, "documents of at most ",
                  options.documents.max_document_bytes, " bytes cannot be read");
 }
 
 }  // namespace
 
-PrepareSummary prepare(const PrepareOptions& options, const std::function<void(const PrepareProgress&)>& progress) {
+PrepareSummary prepare(const PrepareOptions& options,
+                       const std::function<void(const PrepareProgress&)>& progress) {
   check(options);
   const Tokenizer tokenizer = Tokenizer::load(options.tokenizer);
   DocumentStream stream(options.documents);
@@ -198,13 +206,16 @@ PrepareSummary prepare(const PrepareOptions& options, const std::function<void(c
   for (std::vector<Pending> batch = intake.next_batch(); !batch.empty(); batch = intake.next_batch()) {
     encode_batch(batch, encoders);
     for (const Pending& pending : batch) {
-      (pending.validation ? validation : train).add(pending.ids, static_cast<std::int64_t>(pending.document.text.size()));
+      (pending.validation ? validation : train)
+          .add(pending.ids, static_cast<std::int64_t>(pending.document.text.size()));
     }
     if (progress) {
       const SplitSummary& a = train.summary();
       const SplitSummary& b = validation.summary();
-      progress({.file_bytes_read = stream.file_bytes_read(), .file_bytes_total = stream.file_bytes_total(),
-                .documents = a.documents + b.documents, .tokens = a.tokens + b.tokens,
+      progress({.file_bytes_read = stream.file_bytes_read(),
+                .file_bytes_total = stream.file_bytes_total(),
+                .documents = a.documents + b.documents,
+                .tokens = a.tokens + b.tokens,
                 .shards = static_cast<std::int64_t>(a.shards.size() + b.shards.size())});
     }
   }
@@ -214,8 +225,11 @@ PrepareSummary prepare(const PrepareOptions& options, const std::function<void(c
   train.close();
   validation.close();
   output.publish();
-  return {.files = stream.files(), .duplicates = intake.duplicates(), .skipped = stream.skipped(),
-          .train = train.summary(), .validation = validation.summary()};
+  return {.files = stream.files(),
+          .duplicates = intake.duplicates(),
+          .skipped = stream.skipped(),
+          .train = train.summary(),
+          .validation = validation.summary()};
 }
 
 }  // namespace kumiko::data

@@ -14,20 +14,20 @@ namespace kumiko::data {
 
 struct PrepareOptions {
   DocumentOptions documents;
-  std::filesystem::path tokenizer;              // a model of 'kumiko tokenizer train'
-  std::filesystem::path output;                 // folder for train-00000.h5 ... and val-00000.h5 ...
-  double validation_fraction = 0.01;            // of the documents, by their hash; in [0, 1)
-  std::int64_t shard_tokens = 64'000'000;       // a shard is closed by the document that reaches it
-  std::int64_t max_bytes = 0;                   // stop once this much distinct text is taken; 0: take all
-  bool force = false;                           // replace the shards in `output`
+  std::filesystem::path tokenizer;         // a model of 'kumiko tokenizer train'
+  std::filesystem::path output;            // folder for train-00000.h5 ... and val-00000.h5 ...
+  double validation_fraction = 0.01;       // of the documents, by their hash; in [0, 1)
+  std::int64_t shard_tokens = 64'000'000;  // a shard is closed by the document that reaches it
+  std::int64_t max_bytes = 0;              // stop once this much distinct text is taken; 0: take all
+  bool force = false;                      // replace the shards in `output`
 };
 
 struct PrepareProgress {
-  std::int64_t file_bytes_read = 0;             // as on disk
+  std::int64_t file_bytes_read = 0;  // as on disk
   std::int64_t file_bytes_total = 0;
   std::int64_t documents = 0;
   std::int64_t tokens = 0;
-  std::int64_t shards = 0;                      // written so far
+  std::int64_t shards = 0;  // written so far
 };
 
 struct SplitSummary {
@@ -39,16 +39,18 @@ struct SplitSummary {
 
 struct PrepareSummary {
   std::int64_t files = 0;
-  std::int64_t duplicates = 0;                  // exact copies dropped, before the split
-  std::int64_t skipped = 0;                     // bad documents, with skip_invalid
+  std::int64_t duplicates = 0;  // exact copies dropped, before the split
+  std::int64_t skipped = 0;     // bad documents, with skip_invalid
   SplitSummary train;
   SplitSummary validation;
 };
 
-// Streams the documents through the tokenizer into shards; memory holds a few MiB of text and the two open shards. The
-// files depend on the documents, their order and the options only. The shards appear in `output` together at the end: a
-// run that fails leaves what was there. Throws UsageError (options, folder not usable, shards there without `force`) and
-// DataError (bad input, nothing for training, a shard that cannot be written).
-PrepareSummary prepare(const PrepareOptions& options, const std::function<void(const PrepareProgress&)>& progress = {});
+// Streams the documents through the tokenizer into shards; memory holds a few MiB of text and the two open
+// shards. The files depend on the documents, their order and the options only. The shards appear in `output`
+// together at the end: a run that fails leaves what was there. Throws UsageError (options, folder not usable,
+// shards there without `force`) and DataError (bad input, nothing for training, a shard that cannot be
+// written).
+PrepareSummary prepare(const PrepareOptions& options,
+                       const std::function<void(const PrepareProgress&)>& progress = {});
 
 }  // namespace kumiko::data

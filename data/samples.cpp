@@ -39,7 +39,8 @@ Batch make_batch(const ShardSet& shards, std::span<const Sample> samples) {
   std::int64_t width = 1;
   for (const Sample& sample : samples) width = std::max(width, sample.length - 1);
   const auto rows = static_cast<std::int64_t>(samples.size());
-  Batch batch{at::full({rows, width}, shards.eos_id(), at::kLong), at::full({rows, width}, kNoTarget, at::kLong)};
+  Batch batch{at::full({rows, width}, shards.eos_id(), at::kLong),
+              at::full({rows, width}, kNoTarget, at::kLong)};
   auto* tokens = batch.tokens.data_ptr<std::int64_t>();
   auto* targets = batch.targets.data_ptr<std::int64_t>();
   std::vector<std::int64_t> buffer;

@@ -39,7 +39,8 @@ Header parse_header(const std::filesystem::path& path, std::span<const std::byte
     if (starts_with(kHdf5)) fail(path, "is an HDF5 file of another program, not a Kumiko shard");
     fail(path, "is not a Kumiko shard, or its first bytes are damaged");
   }
-  if (bytes.size() < kShardHeaderBytes) fail(path, concat("is truncated: it has only ", bytes.size(), " bytes"));
+  if (bytes.size() < kShardHeaderBytes)
+    fail(path, concat("is truncated: it has only ", bytes.size(), " bytes"));
   Header header;
   std::memcpy(&header.version, bytes.data() + 8, 4);
   if (header.version > kShardVersion) {
@@ -59,8 +60,10 @@ Header parse_header(const std::filesystem::path& path, std::span<const std::byte
 std::int64_t verify_bytes(const std::filesystem::path& path, std::uint32_t& version) {
   std::ifstream file(path, std::ios::binary);
   std::error_code error;
-  if (!std::filesystem::exists(path, error)) fail(path, "does not exist", "; check data.train and data.validation");
-  if (!file || !std::filesystem::is_regular_file(path, error)) fail(path, "cannot be opened", "; check its permissions");
+  if (!std::filesystem::exists(path, error))
+    fail(path, "does not exist", "; check data.train and data.validation");
+  if (!file || !std::filesystem::is_regular_file(path, error))
+    fail(path, "cannot be opened", "; check its permissions");
   const auto read = [&file](std::span<std::byte> out) {
     file.read(reinterpret_cast<char*>(out.data()), static_cast<std::streamsize>(out.size()));
     return static_cast<std::size_t>(file.gcount());
@@ -81,7 +84,8 @@ std::int64_t verify_bytes(const std::filesystem::path& path, std::uint32_t& vers
     fail(path, concat("is truncated: ", header.image_bytes - size, " of ", header.image_bytes + start.size(),
                       " bytes are missing"));
   }
-  if (size > header.image_bytes) fail(path, concat("has ", size - header.image_bytes, " bytes behind its end"));
+  if (size > header.image_bytes)
+    fail(path, concat("has ", size - header.image_bytes, " bytes behind its end"));
   if (digest.digest() != header.image_digest) fail(path, "is damaged: its bytes do not match its digest");
   return static_cast<std::int64_t>(size + start.size());
 }
@@ -119,11 +123,12 @@ void ShardReader::Impl::load_info() {
   const H5DatasetInfo& counts = file.info("token_counts");
   const H5DatasetInfo& tokenizer = file.info("tokenizer");
   narrow = tokens.dtype == H5Dtype::u16;
-  const bool good = info.vocab_size > 0 && info.vocab_size <= kMaxVocabSize && eos >= 0 && eos < info.vocab_size &&
-                    (narrow || tokens.dtype == H5Dtype::u32) && tokens.dims.size() == 1 &&
-                    offsets.dtype == H5Dtype::i64 && offsets.dims.size() == 1 && offsets.numel >= 1 &&
-                    counts.dtype == H5Dtype::i64 && counts.dims.size() == 1 && counts.numel == info.vocab_size &&
-                    tokenizer.dtype == H5Dtype::u8 && tokenizer.dims.size() == 1;
+  const bool good = info.vocab_size > 0 && info.vocab_size <= kMaxVocabSize && eos >= 0 &&
+                    eos < info.vocab_size && (narrow || tokens.dtype == H5Dtype::u32) &&
+                    tokens.dims.size() == 1 && offsets.dtype == H5Dtype::i64 && offsets.dims.size() == 1 &&
+                    offsets.numel >= 1 && counts.dtype == H5Dtype::i64 && counts.dims.size() == 1 &&
+                    counts.numel == info.vocab_size && tokenizer.dtype == H5Dtype::u8 &&
+                    tokenizer.dims.size() == 1;
   if (!good) fail(info.path, "does not have the tables of a shard");
   info.eos_id = static_cast<std::int32_t>(eos);
   info.tokens = tokens.numel;
@@ -161,12 +166,14 @@ void ShardReader::Impl::check_tokens() const {
   std::vector<std::int64_t> chunk(kChunkTokens);
   std::vector<std::int64_t> counts(static_cast<std::size_t>(info.vocab_size));
   for (std::int64_t first = 0; first < info.tokens; first += static_cast<std::int64_t>(chunk.size())) {
-    const auto part = std::span(chunk).first(std::min<std::size_t>(chunk.size(), static_cast<std::size_t>(info.tokens - first)));
+    const auto part = std::span(chunk).first(
+        std::min<std::size_t>(chunk.size(), static_cast<std::size_t>(info.tokens - first)));
     read_tokens(first, part);
     for (std::size_t i = 0; i < part.size(); ++i) {
       if (part[i] >= info.vocab_size) {
-        fail(info.path, concat("has token id ", part[i], " at position ", first + static_cast<std::int64_t>(i),
-                               ", beyond its vocabulary of ", info.vocab_size));
+        fail(info.path,
+             concat("has token id ", part[i], " at position ", first + static_cast<std::int64_t>(i),
+                    ", beyond its vocabulary of ", info.vocab_size));
       }
       ++counts[static_cast<std::size_t>(part[i])];
     }
@@ -195,7 +202,9 @@ const ShardInfo& ShardReader::info() const noexcept { return impl_->info; }
 
 std::vector<std::int64_t> ShardReader::token_counts() const { return impl_->integers("token_counts"); }
 
-std::vector<std::int64_t> ShardReader::document_offsets() const { return impl_->integers("document_offsets"); }
+std::vector<std::int64_t> ShardReader::document_offsets() const {
+  return impl_->integers("document_offsets");
+}
 
 Tokenizer ShardReader::tokenizer() const {
   std::string model(static_cast<std::size_t>(impl_->file.info("tokenizer").bytes), '\0');

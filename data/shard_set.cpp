@@ -20,9 +20,9 @@ ShardSet ShardSet::open(const std::vector<std::filesystem::path>& paths) {
     shards.emplace_back(path);
     const ShardInfo& first = shards.front().info();
     const ShardInfo& info = shards.back().info();
-    KUMIKO_EXPECTS(info.tokenizer_digest == first.tokenizer_digest && info.vocab_size == first.vocab_size, DataError,
-                   "shards '", first.path.string(), "' (vocabulary ", first.vocab_size, ") and '", info.path.string(),
-                   "' (vocabulary ", info.vocab_size,
+    KUMIKO_EXPECTS(info.tokenizer_digest == first.tokenizer_digest && info.vocab_size == first.vocab_size,
+                   DataError, "shards '", first.path.string(), "' (vocabulary ", first.vocab_size, ") and '",
+                   info.path.string(), "' (vocabulary ", info.vocab_size,
                    ") were made with different tokenizers; prepare them again with one of them");
   }
   return ShardSet(std::move(shards));
@@ -68,7 +68,9 @@ void ShardSet::read(std::int64_t first, std::span<std::int64_t> out) const {
   const auto count = static_cast<std::int64_t>(out.size());
   KUMIKO_EXPECTS(first >= 0 && first <= tokens() - count, DataError, "tokens ", first, " to ", first + count,
                  " are outside the stream of ", tokens());
-  auto shard = static_cast<std::size_t>(std::upper_bound(starts_.begin(), starts_.end() - 1, first) - starts_.begin()) - 1;
+  auto shard = static_cast<std::size_t>(std::upper_bound(starts_.begin(), starts_.end() - 1, first) -
+                                        starts_.begin()) -
+               1;
   while (!out.empty()) {
     const std::int64_t here = std::min(starts_[shard + 1] - first, static_cast<std::int64_t>(out.size()));
     shards_[shard].read(first - starts_[shard], out.first(static_cast<std::size_t>(here)));
@@ -79,8 +81,8 @@ void ShardSet::read(std::int64_t first, std::span<std::int64_t> out) const {
 }
 
 double unigram_perplexity(std::span<const std::int64_t> counts, std::span<const std::int64_t> targets) {
-  KUMIKO_EXPECTS(counts.size() == targets.size(), ShapeError, "counts of ", counts.size(), " and ", targets.size(),
-                 " ids do not belong together");
+  KUMIKO_EXPECTS(counts.size() == targets.size(), ShapeError, "counts of ", counts.size(), " and ",
+                 targets.size(), " ids do not belong together");
   double total = 0;
   for (const std::int64_t count : counts) total += static_cast<double>(count) + 1;
   double sum = 0;

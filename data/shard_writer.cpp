@@ -32,8 +32,8 @@ std::array<std::byte, kShardHeaderBytes> make_header(std::span<const std::byte> 
 
 ShardWriter::ShardWriter(const Tokenizer& tokenizer, std::string split)
     : tokenizer_(tokenizer), split_(std::move(split)), narrow_(tokenizer.vocab_size() <= 65536) {
-  KUMIKO_EXPECTS(tokenizer.vocab_size() <= kMaxVocabSize, DataError, "a vocabulary of ", tokenizer.vocab_size(),
-                 " is over the limit of ", kMaxVocabSize);
+  KUMIKO_EXPECTS(tokenizer.vocab_size() <= kMaxVocabSize, DataError, "a vocabulary of ",
+                 tokenizer.vocab_size(), " is over the limit of ", kMaxVocabSize);
   clear();
 }
 
@@ -70,17 +70,24 @@ std::span<const std::byte> ShardWriter::token_bytes() const noexcept {
 }
 
 ShardInfo ShardWriter::write(const std::filesystem::path& path) {
-  ShardInfo info{.path = path, .split = split_, .documents = documents(), .tokens = tokens(),
-                 .text_bytes = text_bytes_, .vocab_size = tokenizer_.vocab_size(), .eos_id = tokenizer_.eos_id(),
+  ShardInfo info{.path = path,
+                 .split = split_,
+                 .documents = documents(),
+                 .tokens = tokens(),
+                 .text_bytes = text_bytes_,
+                 .vocab_size = tokenizer_.vocab_size(),
+                 .eos_id = tokenizer_.eos_id(),
                  .tokenizer_digest = tokenizer_.digest()};
   Sha256 content;
-  content.update(concat("kumiko shard content 1\n", split_, '\n', info.tokenizer_digest, '\n', info.vocab_size, ' ',
-                        info.eos_id, ' ', info.documents, ' ', info.tokens, ' ', info.text_bytes, '\n'));
+  content.update(concat("kumiko shard content 1\n", split_, '\n', info.tokenizer_digest, '\n',
+                        info.vocab_size, ' ', info.eos_id, ' ', info.documents, ' ', info.tokens, ' ',
+                        info.text_bytes, '\n'));
   content.update(token_bytes()).update(std::as_bytes(std::span(offsets_)));
   info.content_digest = content.hex();
 
   H5ImageWriter image;
-  const auto vector_of = [&image](std::string_view name, const void* data, H5Dtype dtype, std::int64_t count) {
+  const auto vector_of = [&image](std::string_view name, const void* data, H5Dtype dtype,
+                                  std::int64_t count) {
     image.dataset(name, data, dtype, std::span(&count, 1));
   };
   image.attribute("vocab_size", info.vocab_size);

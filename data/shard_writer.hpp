@@ -17,7 +17,8 @@ class ShardWriter {
  public:
   ShardWriter(const Tokenizer& tokenizer, std::string split);
 
-  // `ids` without EOS, which is added. Throws DataError for ids outside the vocabulary; an empty document is passed over.
+  // `ids` without EOS, which is added. Throws DataError for ids outside the vocabulary; an empty document is
+  // passed over.
   void add(std::span<const std::int32_t> ids, std::int64_t text_bytes);
 
   std::int64_t tokens() const noexcept { return offsets_.back(); }
@@ -32,7 +33,7 @@ class ShardWriter {
 
   const Tokenizer& tokenizer_;
   std::string split_;
-  bool narrow_;                            // 16-bit tokens
+  bool narrow_;  // 16-bit tokens
   std::vector<std::uint16_t> tokens16_;
   std::vector<std::uint32_t> tokens32_;
   std::vector<std::int64_t> offsets_;

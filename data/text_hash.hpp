@@ -20,12 +20,12 @@ TextHash hash_text(std::string_view text);
 class TextHashSet {
  public:
   TextHashSet() : slots_(1024) {}
-  bool insert(TextHash hash);   // true when it is new
+  bool insert(TextHash hash);  // true when it is new
   std::int64_t size() const noexcept { return size_; }
 
  private:
   void grow();
-  std::vector<TextHash> slots_;   // a power of two of them; all-zero marks a free one
+  std::vector<TextHash> slots_;  // a power of two of them; all-zero marks a free one
   std::int64_t size_ = 0;
 };
 

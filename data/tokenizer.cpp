@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/tokenizer.hpp"
 
-#include <sentencepiece_processor.h>
-
 #include <algorithm>
 #include <array>
 #include <optional>
+
+#include <sentencepiece_processor.h>
 
 #include "data/tokenizer_model.hpp"
 #include "data/utf8.hpp"
@@ -57,7 +57,7 @@ struct Tokenizer::Impl {
   TokenizerModel model;
   std::string bytes;
   std::string digest;
-  std::vector<std::string> texts;               // what each id stands for
+  std::vector<std::string> texts;  // what each id stands for
   std::array<std::int32_t, 256> byte_ids{};
   std::int32_t bos = -1;
   std::int32_t eos = -1;
@@ -70,11 +70,12 @@ void Tokenizer::Impl::index(const std::string& origin) {
   constexpr const char* kAdvice = "; train one with 'kumiko tokenizer train'";
   KUMIKO_EXPECTS(model.model_type == 1 || model.model_type == 2, DataError, "tokenizer '", origin,
                  "' is neither BPE nor unigram", kAdvice);
-  KUMIKO_EXPECTS(!model.has_character_map && !model.add_dummy_prefix && !model.remove_extra_whitespaces &&
-                     model.escape_whitespaces,
-                 DataError, "tokenizer '", origin,
-                 "' changes text (normalisation, a prefix space or removal of white space), so text would not come back",
-                 kAdvice);
+  KUMIKO_EXPECTS(
+      !model.has_character_map && !model.add_dummy_prefix && !model.remove_extra_whitespaces &&
+          model.escape_whitespaces,
+      DataError, "tokenizer '", origin,
+      "' changes text (normalisation, a prefix space or removal of white space), so text would not come back",
+      kAdvice);
   byte_ids.fill(-1);
   for (std::size_t i = 0; i < model.pieces.size(); ++i) {
     const auto id = static_cast<std::int32_t>(i);
@@ -82,18 +83,20 @@ void Tokenizer::Impl::index(const std::string& origin) {
     std::string text;
     if (piece.kind == PieceKind::byte) {
       const auto value = byte_value(piece.text);
-      KUMIKO_EXPECTS(value.has_value(), DataError, "tokenizer '", origin, "' has an unreadable byte piece ", id);
+      KUMIKO_EXPECTS(value.has_value(), DataError, "tokenizer '", origin, "' has an unreadable byte piece ",
+                     id);
       byte_ids[*value] = id;
       text.push_back(static_cast<char>(*value));
     } else if (piece.kind == PieceKind::normal || piece.kind == PieceKind::user_defined) {
       text = replace_marks(piece.text);
-      KUMIKO_EXPECTS(!crosses_words(text), DataError, "tokenizer '", origin, "' has a piece across words ('", text, "')",
-                     kAdvice);
+      KUMIKO_EXPECTS(!crosses_words(text), DataError, "tokenizer '", origin, "' has a piece across words ('",
+                     text, "')", kAdvice);
     }
     texts.push_back(std::move(text));
   }
   for (const std::int32_t id : byte_ids) {
-    KUMIKO_EXPECTS(id >= 0, DataError, "tokenizer '", origin, "' lacks byte pieces, so some text would be lost", kAdvice);
+    KUMIKO_EXPECTS(id >= 0, DataError, "tokenizer '", origin,
+                   "' lacks byte pieces, so some text would be lost", kAdvice);
   }
   bos = processor.bos_id();
   eos = processor.eos_id();
@@ -161,8 +164,9 @@ void Encoder::append_word(std::string_view word, std::vector<std::int32_t>& out)
   }
   const auto status = tokenizer_.impl_->processor.Encode(word, &scratch_);
   KUMIKO_EXPECTS(status.ok(), DataError, "the tokenizer cannot encode a text: ", status.ToString());
-  KUMIKO_EXPECTS(std::find(scratch_.begin(), scratch_.end(), tokenizer_.unk_id()) == scratch_.end(), DataError,
-                 "the tokenizer has no pieces for '", word.substr(0, 80), "': it was trained without byte fallback");
+  KUMIKO_EXPECTS(std::find(scratch_.begin(), scratch_.end(), tokenizer_.unk_id()) == scratch_.end(),
+                 DataError, "the tokenizer has no pieces for '", word.substr(0, 80),
+                 "': it was trained without byte fallback");
   out.insert(out.end(), scratch_.begin(), scratch_.end());
   if (word.size() <= kMaxKnownWordBytes && known_.size() < kMaxKnownWords) {
     known_.emplace(word, std::vector<std::int32_t>(scratch_.begin(), scratch_.end()));
@@ -183,7 +187,8 @@ void Encoder::append(std::string_view text, std::vector<std::int32_t>& out) {
       flush(i);
     } else if (text[i] == kSpaceMark[0] && text.substr(i, kSpaceMark.size()) == kSpaceMark) {
       flush(i);
-      for (const char c : kSpaceMark) out.push_back(tokenizer_.impl_->byte_ids[static_cast<unsigned char>(c)]);
+      for (const char c : kSpaceMark)
+        out.push_back(tokenizer_.impl_->byte_ids[static_cast<unsigned char>(c)]);
       begin = i + kSpaceMark.size();
       i = begin - 1;
     }

@@ -15,11 +15,13 @@ namespace kumiko::data {
 
 struct TokenizerModel;
 
-// A SentencePiece model (BPE or unigram) that keeps text as it is: identity normalisation, no dummy prefix, all white
-// space kept, 256 byte pieces for what it has no piece for. Immutable; safe to use from several threads.
+// A SentencePiece model (BPE or unigram) that keeps text as it is: identity normalisation, no dummy prefix,
+// all white space kept, 256 byte pieces for what it has no piece for. Immutable; safe to use from several
+// threads.
 class Tokenizer {
  public:
-  // Throws DataError for a file that is missing, no model, or one that would change text (the message says which rule).
+  // Throws DataError for a file that is missing, no model, or one that would change text (the message says
+  // which rule).
   static Tokenizer load(const std::filesystem::path& path);
   static Tokenizer from_bytes(std::string model, const std::string& origin);
 
@@ -27,20 +29,21 @@ class Tokenizer {
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
 
-  // Throws DataError with the byte offset where `text` is not UTF-8. Never yields control tokens: "<s>" is four characters.
+  // Throws DataError with the byte offset where `text` is not UTF-8. Never yields control tokens: "<s>" is
+  // four characters.
   std::vector<std::int32_t> encode(std::string_view text) const;
 
-  // Control tokens stand for no text. Ids can spell invalid UTF-8 (a cut character). Throws DataError for an id that is
-  // outside the vocabulary.
+  // Control tokens stand for no text. Ids can spell invalid UTF-8 (a cut character). Throws DataError for an
+  // id that is outside the vocabulary.
   std::string decode(std::span<const std::int32_t> ids) const;
-  std::string_view bytes_of(std::int32_t id) const;   // the text of one token
+  std::string_view bytes_of(std::int32_t id) const;  // the text of one token
 
   std::int64_t vocab_size() const noexcept;
   std::int32_t eos_id() const noexcept;
-  std::int32_t bos_id() const noexcept;               // -1 when the model has none
+  std::int32_t bos_id() const noexcept;  // -1 when the model has none
   std::int32_t unk_id() const noexcept;
-  const std::string& digest() const noexcept;         // SHA-256 of the model's bytes, hex
-  const std::string& model_bytes() const noexcept;    // the file as SentencePiece reads it
+  const std::string& digest() const noexcept;       // SHA-256 of the model's bytes, hex
+  const std::string& model_bytes() const noexcept;  // the file as SentencePiece reads it
   const TokenizerModel& model() const noexcept;
 
  private:
@@ -60,7 +63,9 @@ class Encoder {
  private:
   struct Hash {
     using is_transparent = void;
-    std::size_t operator()(std::string_view text) const noexcept { return std::hash<std::string_view>()(text); }
+    std::size_t operator()(std::string_view text) const noexcept {
+      return std::hash<std::string_view>()(text);
+    }
   };
   void append_word(std::string_view word, std::vector<std::int32_t>& out);
 

@@ -11,8 +11,8 @@ namespace {
 
 struct Field {
   std::uint32_t number = 0;
-  std::uint64_t value = 0;       // wire types 0, 1 and 5
-  std::string_view bytes;        // wire type 2
+  std::uint64_t value = 0;  // wire types 0, 1 and 5
+  std::string_view bytes;   // wire type 2
 };
 
 // Walks the fields of one protocol buffer message.
@@ -35,8 +35,10 @@ class MessageReader {
         field.value = *value;
         return field;
       }
-      case 1: return fixed(field, 8);
-      case 5: return fixed(field, 4);
+      case 1:
+        return fixed(field, 8);
+      case 5:
+        return fixed(field, 4);
       case 2: {
         const auto length = varint();
         if (!length || *length > rest_.size()) return std::nullopt;
@@ -44,7 +46,8 @@ class MessageReader {
         rest_.remove_prefix(*length);
         return field;
       }
-      default: return std::nullopt;
+      default:
+        return std::nullopt;
     }
   }
 
@@ -88,8 +91,8 @@ Piece parse_piece(std::string_view message, const std::string& origin) {
     if (field.number == 1) piece.text = field.bytes;
     if (field.number == 2) piece.score = std::bit_cast<float>(static_cast<std::uint32_t>(field.value));
     if (field.number == 3) {
-      KUMIKO_EXPECTS(field.value >= 1 && field.value <= 6, DataError, "'", origin, "' has a piece of unknown kind ",
-                     field.value);
+      KUMIKO_EXPECTS(field.value >= 1 && field.value <= 6, DataError, "'", origin,
+                     "' has a piece of unknown kind ", field.value);
       piece.kind = static_cast<PieceKind>(field.value);
     }
   });

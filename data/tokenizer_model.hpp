@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a SentencePiece model file says, read without SentencePiece: its library hides the kinds of pieces and the
-// normalisation, and both decide whether text comes back exactly.
+// What a SentencePiece model file says, read without SentencePiece: its library hides the kinds of pieces and
+// the normalisation, and both decide whether text comes back exactly.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ struct Piece {
 
 struct TokenizerModel {
   std::vector<Piece> pieces;
-  std::int64_t model_type = 1;   // 1 unigram, 2 BPE, 3 word, 4 char
+  std::int64_t model_type = 1;  // 1 unigram, 2 BPE, 3 word, 4 char
   bool add_dummy_prefix = true;
   bool remove_extra_whitespaces = true;
   bool escape_whitespaces = true;

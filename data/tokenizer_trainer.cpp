@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/tokenizer_trainer.hpp"
 
-#include <sentencepiece_trainer.h>
-
 #include <queue>
 #include <string_view>
 #include <unordered_map>
+
+#include <sentencepiece_trainer.h>
 
 #include "data/text_hash.hpp"
 #include "data/tokenizer.hpp"
@@ -19,7 +19,9 @@ constexpr std::size_t kMaxSentenceBytes = 8192;
 
 // First byte of a character at or before `position`.
 std::size_t character_start(std::string_view text, std::size_t position) {
-  while (position > 0 && position < text.size() && (static_cast<unsigned char>(text[position]) & 0xC0) == 0x80) --position;
+  while (position > 0 && position < text.size() &&
+         (static_cast<unsigned char>(text[position]) & 0xC0) == 0x80)
+    --position;
   return position;
 }
 
@@ -47,7 +49,9 @@ class Sample {
   struct Block {
     std::uint64_t hash = 0;
     std::string text;
-    bool operator<(const Block& other) const { return std::tie(hash, text) < std::tie(other.hash, other.text); }
+    bool operator<(const Block& other) const {
+      return std::tie(hash, text) < std::tie(other.hash, other.text);
+    }
   };
 
   static std::size_t block_end(std::string_view text) {
@@ -72,7 +76,8 @@ class Sample {
   std::priority_queue<Block> blocks_;
 };
 
-// Gives SentencePiece one line after the other, each with the line ends behind it, so that those can become pieces.
+// Gives SentencePiece one line after the other, each with the line ends behind it, so that those can become
+// pieces.
 class LineIterator final : public sentencepiece::SentenceIterator {
  public:
   explicit LineIterator(std::vector<std::string> texts) : texts_(std::move(texts)) { Next(); }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "framework/core/files.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <algorithm>
 
 #include "framework/core/error.hpp"
 
@@ -54,7 +54,8 @@ bool write_all(int descriptor, std::span<const std::byte> bytes) noexcept {
 
 }  // namespace
 
-void write_file_durably(const std::filesystem::path& path, std::span<const std::span<const std::byte>> parts) {
+void write_file_durably(const std::filesystem::path& path,
+                        std::span<const std::span<const std::byte>> parts) {
   std::uint64_t total = 0;
   for (const auto part : parts) total += part.size();
   const std::string needed = concat(" (", total, " bytes needed)");
@@ -88,15 +89,18 @@ std::vector<std::byte> read_file(const std::filesystem::path& path, std::uint64_
   if (file.get() < 0) fail(errno, "open", path);
   struct stat status {};
   if (::fstat(file.get(), &status) != 0) fail(errno, "read", path);
-  if (!S_ISREG(status.st_mode)) throw FileError(0, concat("cannot read '", path.string(), "': it is not a regular file"));
+  if (!S_ISREG(status.st_mode))
+    throw FileError(0, concat("cannot read '", path.string(), "': it is not a regular file"));
   const auto size = static_cast<std::uint64_t>(status.st_size);
   if (size > max_bytes) {
-    throw FileError(EFBIG, concat("'", path.string(), "' has ", size, " bytes, at most ", max_bytes, " are accepted"));
+    throw FileError(
+        EFBIG, concat("'", path.string(), "' has ", size, " bytes, at most ", max_bytes, " are accepted"));
   }
   std::vector<std::byte> bytes(size);
   std::size_t filled = 0;
   while (filled < bytes.size()) {
-    const ssize_t count = ::read(file.get(), bytes.data() + filled, std::min(bytes.size() - filled, kWriteBytes));
+    const ssize_t count =
+        ::read(file.get(), bytes.data() + filled, std::min(bytes.size() - filled, kWriteBytes));
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) fail(errno, "read", path);
     if (count == 0) throw FileError(0, concat("'", path.string(), "' shrank while it was read"));

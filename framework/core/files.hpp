@@ -18,14 +18,15 @@ class FileError : public std::runtime_error {
  public:
   FileError(int error_number, const std::string& message)
       : std::runtime_error(message), error_number_(error_number) {}
-  int error_number() const noexcept { return error_number_; }   // errno; 0 where the system reported none
+  int error_number() const noexcept { return error_number_; }  // errno; 0 where the system reported none
 
  private:
   int error_number_;
 };
 
-// Writes the parts one after the other to a temporary sibling, syncs it, renames it to `path` and syncs the folder.
-// On failure nothing is left behind, a file that was at `path` is untouched, and FileError names the bytes needed.
+// Writes the parts one after the other to a temporary sibling, syncs it, renames it to `path` and syncs the
+// folder. On failure nothing is left behind, a file that was at `path` is untouched, and FileError names the
+// bytes needed.
 void write_file_durably(const std::filesystem::path& path, std::span<const std::span<const std::byte>> parts);
 void write_file_durably(const std::filesystem::path& path, std::span<const std::byte> bytes);
 void write_file_durably(const std::filesystem::path& path, std::string_view text);

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "framework/core/sha256.hpp"
 
-#include <openssl/evp.h>
-
 #include <c10/util/Exception.h>
+#include <openssl/evp.h>
 
 namespace kumiko {
 
@@ -23,7 +22,8 @@ Sha256& Sha256::update(std::string_view bytes) { return update(std::as_bytes(std
 
 std::array<std::byte, 32> Sha256::digest() {
   std::array<std::byte, 32> result{};
-  const int done = EVP_DigestFinal_ex(context_.get(), reinterpret_cast<unsigned char*>(result.data()), nullptr);
+  const int done =
+      EVP_DigestFinal_ex(context_.get(), reinterpret_cast<unsigned char*>(result.data()), nullptr);
   TORCH_INTERNAL_ASSERT(done == 1);
   return result;
 }

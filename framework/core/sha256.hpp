@@ -20,7 +20,7 @@ class Sha256 {
   Sha256& update(std::string_view bytes);
   // Ends the stream; called once.
   std::array<std::byte, 32> digest();
-  std::string hex();   // 64 lower-case digits
+  std::string hex();  // 64 lower-case digits
 
   static std::string hex_of(std::span<const std::byte> bytes);
 

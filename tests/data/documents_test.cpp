@@ -68,7 +68,8 @@ TEST(Documents, CutsTextByFileLineOrBlankLine) {
   const TempFolder folder;
   write_text(folder / "a.txt", "one\r\ntwo\n\n\n  three\nfour\n \t\nfive");
 
-  EXPECT_THAT(texts_of({.inputs = {folder / "a.txt"}}), ElementsAre("one\r\ntwo\n\n\n  three\nfour\n \t\nfive"));
+  EXPECT_THAT(texts_of({.inputs = {folder / "a.txt"}}),
+              ElementsAre("one\r\ntwo\n\n\n  three\nfour\n \t\nfive"));
   EXPECT_THAT(texts_of({.inputs = {folder / "a.txt"}, .unit = DocumentUnit::line}),
               ElementsAre("one", "two", "  three", "four", " \t", "five"));
   EXPECT_THAT(texts_of({.inputs = {folder / "a.txt"}, .unit = DocumentUnit::blank_line}),
@@ -77,7 +78,9 @@ TEST(Documents, CutsTextByFileLineOrBlankLine) {
 
 TEST(Documents, ReadsTheFieldOfJsonLines) {
   const TempFolder folder;
-  write_text(folder / "a.jsonl", "{\"id\":1,\"text\":\"x\\n\\u00e9\"}\n\n{\"meta\":{\"text\":\"no\"},\"text\":\"y\"}\n{\"text\":\"\"}\r\n{\"text\":\"z\"}");
+  write_text(folder / "a.jsonl",
+             "{\"id\":1,\"text\":\"x\\n\\u00e9\"}\n\n{\"meta\":{\"text\":\"no\"},\"text\":\"y\"}\n{\"text\":"
+             "\"\"}\r\n{\"text\":\"z\"}");
 
   EXPECT_THAT(texts_of({.inputs = {folder / "a.jsonl"}}), ElementsAre("x\né", "y", "z"));
 }
@@ -99,7 +102,8 @@ TEST(Documents, RefusesDamagedAndTruncatedPackedFiles) {
   const TempFolder folder;
   std::string text;
   for (std::uint64_t i = 0; i < 100; ++i) text += test::made_up_code(i);
-  const std::vector<std::pair<std::string, std::string>> packed{{"a.txt.gz", gzip(text)}, {"a.txt.zst", zstd(text)}};
+  const std::vector<std::pair<std::string, std::string>> packed{{"a.txt.gz", gzip(text)},
+                                                                {"a.txt.zst", zstd(text)}};
   for (const auto& [name, bytes] : packed) {
     write_text(folder / name, bytes.substr(0, bytes.size() - 5));
     EXPECT_THAT(failure_of({.inputs = {folder / name}}), HasSubstr("truncated")) << name;
@@ -121,7 +125,8 @@ TEST(Documents, NamesFileAndOffsetOfTextThatIsNotUtf8) {
     EXPECT_THAT(message, HasSubstr("--skip-invalid"));
   }
   write_text(folder / "b.jsonl", "{\"text\":\"ok\"}\n{\"text\":\"\xE9\"}\n");
-  EXPECT_THAT(failure_of({.inputs = {folder / "b.jsonl"}}), HasSubstr("b.jsonl' is not UTF-8: bad byte at offset 23"));
+  EXPECT_THAT(failure_of({.inputs = {folder / "b.jsonl"}}),
+              HasSubstr("b.jsonl' is not UTF-8: bad byte at offset 23"));
 }
 
 TEST(Documents, NamesFileAndLineOfBadJsonLines) {
@@ -130,7 +135,8 @@ TEST(Documents, NamesFileAndLineOfBadJsonLines) {
     write_text(folder / "a.jsonl", "{\"text\":\"ok\"}\n" + line + "\n");
     return failure_of({.inputs = {folder / "a.jsonl"}, .field = field});
   };
-  EXPECT_THAT(failure("{\"content\":\"x\"}"), HasSubstr("a.jsonl:2' has no field 'text'; name the field with --field"));
+  EXPECT_THAT(failure("{\"content\":\"x\"}"),
+              HasSubstr("a.jsonl:2' has no field 'text'; name the field with --field"));
   EXPECT_THAT(failure("{\"text\":3}"), HasSubstr("a.jsonl:2': field 'text' is not a text"));
   EXPECT_THAT(failure("{\"text\":{\"text\":\"x\"}}"), HasSubstr("a.jsonl:2': field 'text' is not a text"));
   EXPECT_THAT(failure("{\"text\":\"x\""), HasSubstr("a.jsonl:2' is not JSON"));
@@ -159,11 +165,16 @@ TEST(Documents, RefusesDocumentsAndLinesOverTheLimit) {
   const TempFolder folder;
   write_text(folder / "a.txt", "short\n" + std::string(2000, 'x') + "\nshort too\n");
   write_text(folder / "a.jsonl", "{\"text\":\"" + std::string(2000, 'x') + "\"}\n{\"text\":\"y\"}\n");
-  EXPECT_THAT(failure_of({.inputs = {folder / "a.txt"}, .max_document_bytes = 1000}), HasSubstr("--document line"));
-  EXPECT_THAT(failure_of({.inputs = {folder / "a.txt"}, .unit = DocumentUnit::line, .max_document_bytes = 1000}),
-              HasSubstr("a.txt:2' is larger than"));
-  EXPECT_THAT(failure_of({.inputs = {folder / "a.jsonl"}, .max_document_bytes = 1000}), HasSubstr("a.jsonl:1' is larger"));
-  EXPECT_THAT(texts_of({.inputs = {folder / "a.txt"}, .unit = DocumentUnit::line, .skip_invalid = true,
+  EXPECT_THAT(failure_of({.inputs = {folder / "a.txt"}, .max_document_bytes = 1000}),
+              HasSubstr("--document line"));
+  EXPECT_THAT(
+      failure_of({.inputs = {folder / "a.txt"}, .unit = DocumentUnit::line, .max_document_bytes = 1000}),
+      HasSubstr("a.txt:2' is larger than"));
+  EXPECT_THAT(failure_of({.inputs = {folder / "a.jsonl"}, .max_document_bytes = 1000}),
+              HasSubstr("a.jsonl:1' is larger"));
+  EXPECT_THAT(texts_of({.inputs = {folder / "a.txt"},
+                        .unit = DocumentUnit::line,
+                        .skip_invalid = true,
                         .max_document_bytes = 1000}),
               ElementsAre("short", "short too"));
 }

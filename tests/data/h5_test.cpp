@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/h5.hpp"
 
-#include <gtest/gtest.h>
-
 #include <atomic>
 #include <cstring>
 #include <thread>
+
+#include <gtest/gtest.h>
 
 #include "framework/core/files.hpp"
 #include "tests/support/temp_folder.hpp"
@@ -47,8 +47,8 @@ TEST(H5, GivesBackEveryTypeAndShape) {
 
   const H5File file = H5File::open_image(writer.finish());
 
-  EXPECT_EQ(file.dataset_names(),
-            (std::vector<std::string>{"a/b.c/i8", "a/b.c/u8", "a/u16", "bf16", "empty", "f16", "f32", "i64", "scalar"}));
+  EXPECT_EQ(file.dataset_names(), (std::vector<std::string>{"a/b.c/i8", "a/b.c/u8", "a/u16", "bf16", "empty",
+                                                            "f16", "f32", "i64", "scalar"}));
   EXPECT_EQ(file.info("a/u16").dims, (std::vector<std::int64_t>{2, 3}));
   EXPECT_EQ(file.info("a/u16").dtype, H5Dtype::u16);
   EXPECT_EQ(file.info("bf16").dtype, H5Dtype::bf16);
@@ -178,7 +178,8 @@ TEST(H5, RefusesTruncatedForeignAndMissingFiles) {
     EXPECT_THROW(H5File::open(folder.path() / "cut.h5"), H5Error) << kept;
     EXPECT_THROW(H5File::open_image(std::span(image).first(kept)), H5Error) << kept;
   }
-  write_file_durably(folder.path() / "text.h5", std::string_view("not at all HDF5, but quite long enough to be looked at"));
+  write_file_durably(folder.path() / "text.h5",
+                     std::string_view("not at all HDF5, but quite long enough to be looked at"));
   EXPECT_THROW(H5File::open(folder.path() / "text.h5"), H5Error);
   EXPECT_THROW(H5File::open(folder.path() / "none.h5"), H5Error);
 }

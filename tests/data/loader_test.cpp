@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/loader.hpp"
 
+#include <set>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
-#include <set>
 
 #include "data/permutation.hpp"
 #include "framework/core/error.hpp"
@@ -19,7 +19,7 @@ using test::message_of;
 using test::TempFolder;
 using ::testing::HasSubstr;
 
-using Row = std::vector<std::int64_t>;   // the tokens of one sample, padding left out
+using Row = std::vector<std::int64_t>;  // the tokens of one sample, padding left out
 
 // Documents of 1 to 40 tokens, each token of the stream different from its neighbours.
 std::vector<std::vector<std::int32_t>> made_up_documents(int count, std::uint64_t seed = 1) {
@@ -52,7 +52,8 @@ std::vector<Row> rows_of(const std::vector<Batch>& batches) {
       const auto* tokens = batch.tokens[b].data_ptr<std::int64_t>();
       const auto* targets = batch.targets[b].data_ptr<std::int64_t>();
       Row row;
-      for (std::int64_t t = 0; t < batch.tokens.size(1) && targets[t] != kNoTarget; ++t) row.push_back(tokens[t]);
+      for (std::int64_t t = 0; t < batch.tokens.size(1) && targets[t] != kNoTarget; ++t)
+        row.push_back(tokens[t]);
       row.push_back(targets[static_cast<std::int64_t>(row.size()) - 1]);
       rows.push_back(row);
     }
@@ -80,7 +81,8 @@ class EveryBatching : public ::testing::TestWithParam<Batching> {
   const Corpus corpus{60};
 };
 INSTANTIATE_TEST_SUITE_P(Loader, EveryBatching,
-                         ::testing::Values(Batching::packed, Batching::padded, Batching::bucketed), [](const auto& info) { return batching_name(info.param); });
+                         ::testing::Values(Batching::packed, Batching::padded, Batching::bucketed),
+                         [](const auto& info) { return batching_name(info.param); });
 
 TEST_P(EveryBatching, ShiftsTargetsByOneAndPadsWithoutLoss) {
   Loader loader(corpus.set, data(), {.global_batch_size = 8, .micro_batch_size = 4, .seed = 3});
@@ -116,7 +118,7 @@ TEST_P(EveryBatching, TakesEachSampleOnceInAnEpoch) {
   // A global batch that divides neither the epoch nor a window.
   SampleOrder order(table, GetParam(), 7, 5);
   std::map<std::int64_t, int> seen;
-  const std::int64_t steps = 16 * table.size();   // a whole number of windows and of epochs
+  const std::int64_t steps = 16 * table.size();  // a whole number of windows and of epochs
   for (std::int64_t step = 0; step < steps; ++step) {
     for (const Sample& sample : order.samples(step, 0, 7)) ++seen[sample.first];
   }
@@ -128,7 +130,9 @@ TEST_P(EveryBatching, GivesTheSameSamplesForAnyRanksAndMicroBatches) {
   const auto step_rows = [&](int ranks, std::int64_t micro) {
     std::vector<std::vector<Row>> steps(40);
     for (int rank = 0; rank < ranks; ++rank) {
-      Loader loader(corpus.set, data(), {.global_batch_size = 16, .micro_batch_size = micro, .rank = rank, .ranks = ranks, .seed = 9});
+      Loader loader(
+          corpus.set, data(),
+          {.global_batch_size = 16, .micro_batch_size = micro, .rank = rank, .ranks = ranks, .seed = 9});
       for (auto& rows : steps) {
         const std::vector<Batch> batches = loader.next_step();
         EXPECT_EQ(static_cast<std::int64_t>(batches.size()), 16 / ranks / micro);
@@ -147,7 +151,7 @@ TEST_P(EveryBatching, GivesTheSameSamplesForAnyRanksAndMicroBatches) {
 TEST_P(EveryBatching, ResumesWithTheVerySameBatches) {
   const LoaderOptions options{.global_batch_size = 8, .micro_batch_size = 4, .seed = 11};
   Loader unbroken(corpus.set, data(), options);
-  ASSERT_GT(40 * 8, unbroken.samples_per_epoch());   // the steps cross epochs
+  ASSERT_GT(40 * 8, unbroken.samples_per_epoch());  // the steps cross epochs
   std::vector<std::vector<Batch>> expected;
   for (int i = 0; i < 40; ++i) expected.push_back(unbroken.next_step());
   for (const int stop : {0, 1, 5, 15, 16, 23, 39}) {
@@ -158,7 +162,7 @@ TEST_P(EveryBatching, ResumesWithTheVerySameBatches) {
       first.save(state);
     }
     Loader second(corpus.set, data(), options);
-    second.next_step();   // the prefetch thread is at work when the state comes
+    second.next_step();  // the prefetch thread is at work when the state comes
     second.load(state);
     EXPECT_EQ(second.samples_consumed(), 8 * stop);
     for (std::size_t i = static_cast<std::size_t>(stop); i < expected.size(); ++i) {
@@ -185,14 +189,16 @@ TEST_P(EveryBatching, DependsOnSeedAndEpoch) {
 }
 
 TEST_P(EveryBatching, PrefetchesWhatItMakesWithoutAThread) {
-  Loader ahead(corpus.set, data(), {.global_batch_size = 4, .micro_batch_size = 2, .seed = 2, .prefetch_steps = 3});
-  Loader direct(corpus.set, data(), {.global_batch_size = 4, .micro_batch_size = 2, .seed = 2, .prefetch_steps = 0});
+  Loader ahead(corpus.set, data(),
+               {.global_batch_size = 4, .micro_batch_size = 2, .seed = 2, .prefetch_steps = 3});
+  Loader direct(corpus.set, data(),
+                {.global_batch_size = 4, .micro_batch_size = 2, .seed = 2, .prefetch_steps = 0});
   EXPECT_EQ(take(ahead, 50), take(direct, 50));
 }
 
 TEST(Loader, CutsThePackedStreamIntoSamplesThatShareOneToken) {
   const TempFolder folder;
-  test::write_shard(folder / "a.h5", {{10, 11, 12, 13}, {14, 15, 16, 17, 18}});   // 11 tokens with EOS
+  test::write_shard(folder / "a.h5", {{10, 11, 12, 13}, {14, 15, 16, 17, 18}});  // 11 tokens with EOS
   const ShardSet set = ShardSet::open({folder / "a.h5"});
   const SampleTable table(set, Batching::packed, 4);
   ASSERT_EQ(table.size(), 2);
@@ -238,7 +244,8 @@ TEST(Loader, NamesCountsThatWorkWhenTheGlobalBatchCannotBeSplit) {
   const Corpus corpus(20);
   const auto failure = [&corpus](std::int64_t global, std::int64_t micro, int ranks) {
     return message_of<UsageError>([&] {
-      Loader(corpus.set, {.sequence_length = 8}, {.global_batch_size = global, .micro_batch_size = micro, .ranks = ranks});
+      Loader(corpus.set, {.sequence_length = 8},
+             {.global_batch_size = global, .micro_batch_size = micro, .ranks = ranks});
     });
   };
   EXPECT_THAT(failure(16, 1, 3), HasSubstr("rank counts that can: 1, 2, 4, 8, 16"));
@@ -250,7 +257,8 @@ TEST(Loader, RefusesShardsWithoutASample) {
   const TempFolder folder;
   test::write_shard(folder / "a.h5", {{10, 11}});
   const ShardSet set = ShardSet::open({folder / "a.h5"});
-  EXPECT_THAT(message_of<DataError>([&] { Loader(set, {.sequence_length = 8}, {}); }), HasSubstr("too few for one sample"));
+  EXPECT_THAT(message_of<DataError>([&] { Loader(set, {.sequence_length = 8}, {}); }),
+              HasSubstr("too few for one sample"));
 }
 
 TEST(Loader, RefusesAStateOfOtherDataOrOrder) {
@@ -259,16 +267,22 @@ TEST(Loader, RefusesAStateOfOtherDataOrOrder) {
   const DataOptions data{.sequence_length = 8};
   test::MemoryState state;
   Loader(corpus.set, data, {.global_batch_size = 4, .seed = 1}).save(state);
-  const auto failure = [&](const ShardSet& set, const DataOptions& options, const LoaderOptions& loader_options) {
+  const auto failure = [&](const ShardSet& set, const DataOptions& options,
+                           const LoaderOptions& loader_options) {
     Loader loader(set, options, loader_options);
     return message_of<CheckpointError>([&] { loader.load(state); });
   };
   EXPECT_EQ(failure(corpus.set, data, {.global_batch_size = 4, .seed = 1}), "");
-  EXPECT_EQ(failure(corpus.set, data, {.global_batch_size = 4, .micro_batch_size = 2, .rank = 1, .ranks = 2, .seed = 1}), "");
-  EXPECT_THAT(failure(other.set, data, {.global_batch_size = 4, .seed = 1}), HasSubstr("shards are not those"));
-  EXPECT_THAT(failure(corpus.set, data, {.global_batch_size = 8, .seed = 1}), HasSubstr("train.global_batch_size was 4"));
+  EXPECT_EQ(failure(corpus.set, data,
+                    {.global_batch_size = 4, .micro_batch_size = 2, .rank = 1, .ranks = 2, .seed = 1}),
+            "");
+  EXPECT_THAT(failure(other.set, data, {.global_batch_size = 4, .seed = 1}),
+              HasSubstr("shards are not those"));
+  EXPECT_THAT(failure(corpus.set, data, {.global_batch_size = 8, .seed = 1}),
+              HasSubstr("train.global_batch_size was 4"));
   EXPECT_THAT(failure(corpus.set, data, {.global_batch_size = 4, .seed = 2}), HasSubstr("train.seed was 1"));
-  EXPECT_THAT(failure(corpus.set, {.sequence_length = 9}, {.global_batch_size = 4, .seed = 1}), HasSubstr("sequence_length"));
+  EXPECT_THAT(failure(corpus.set, {.sequence_length = 9}, {.global_batch_size = 4, .seed = 1}),
+              HasSubstr("sequence_length"));
 }
 
 TEST(Loader, RethrowsWhatGoesWrongInItsThread) {
@@ -323,18 +337,23 @@ TEST(Permutation, SpreadsNeighboursOverTheWholeRange) {
 }
 
 class EvaluationOf : public ::testing::TestWithParam<Batching> {};
-INSTANTIATE_TEST_SUITE_P(EvaluationCursor, EvaluationOf, ::testing::Values(Batching::packed, Batching::padded));
+INSTANTIATE_TEST_SUITE_P(EvaluationCursor, EvaluationOf,
+                         ::testing::Values(Batching::packed, Batching::padded));
 
 TEST_P(EvaluationOf, CoversEveryTargetOnceInOrderForAnyRanks) {
   const Corpus corpus(40);
   const DataOptions data{.sequence_length = 12, .batching = GetParam()};
-  const std::int64_t all = corpus.set.tokens() - (GetParam() == Batching::packed ? 1 : corpus.set.documents());
-  for (const std::int64_t limit : {std::int64_t{0}, std::int64_t{1}, std::int64_t{100}, std::int64_t{101}, all + 5}) {
+  const std::int64_t all =
+      corpus.set.tokens() - (GetParam() == Batching::packed ? 1 : corpus.set.documents());
+  for (const std::int64_t limit :
+       {std::int64_t{0}, std::int64_t{1}, std::int64_t{100}, std::int64_t{101}, all + 5}) {
     std::vector<Row> whole;
     for (const int ranks : {1, 2, 3}) {
       std::vector<EvaluationCursor> cursors;
       for (int rank = 0; rank < ranks; ++rank) {
-        cursors.emplace_back(corpus.set, data, EvaluationOptions{.batch_size = 5, .max_tokens = limit, .rank = rank, .ranks = ranks});
+        cursors.emplace_back(
+            corpus.set, data,
+            EvaluationOptions{.batch_size = 5, .max_tokens = limit, .rank = rank, .ranks = ranks});
       }
       std::vector<Row> rows;
       std::int64_t targets = 0;

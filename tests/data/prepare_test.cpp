@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/prepare.hpp"
 
+#include <set>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
-#include <set>
 
 #include "data/shard_set.hpp"
 #include "framework/core/error.hpp"
@@ -33,12 +33,14 @@ class Prepare : public ::testing::Test {
   }
 
   void write_documents(std::uint64_t count) {
-    for (std::uint64_t i = 0; i < count; ++i) write_text(folder / "text" / (std::to_string(i) + ".txt"), test::made_up_code(i));
+    for (std::uint64_t i = 0; i < count; ++i)
+      write_text(folder / "text" / (std::to_string(i) + ".txt"), test::made_up_code(i));
   }
   std::vector<std::string> output_names() const {
     std::vector<std::string> names;
     if (!std::filesystem::exists(options.output)) return names;
-    for (const auto& entry : std::filesystem::directory_iterator(options.output)) names.push_back(entry.path().filename());
+    for (const auto& entry : std::filesystem::directory_iterator(options.output))
+      names.push_back(entry.path().filename());
     return names;
   }
   static std::multiset<std::string> texts_of(const SplitSummary& split) {
@@ -66,7 +68,9 @@ class Prepare : public ::testing::Test {
 
 TEST_F(Prepare, PutsEveryDistinctDocumentIntoOneSplitAndGivesItBack) {
   write_documents(100);
-  for (int i = 0; i < 30; ++i) write_text(folder / "text" / ("copy" + std::to_string(i) + ".txt"), test::made_up_code(static_cast<std::uint64_t>(i)));
+  for (int i = 0; i < 30; ++i)
+    write_text(folder / "text" / ("copy" + std::to_string(i) + ".txt"),
+               test::made_up_code(static_cast<std::uint64_t>(i)));
 
   const PrepareSummary summary = prepare(options);
 
@@ -185,7 +189,8 @@ TEST_F(Prepare, RefusesOptionsAndFoldersThatCannotWork) {
 TEST_F(Prepare, ReportsProgressUpToTheEnd) {
   write_documents(20);
   std::vector<PrepareProgress> reports;
-  const PrepareSummary summary = prepare(options, [&reports](const PrepareProgress& progress) { reports.push_back(progress); });
+  const PrepareSummary summary =
+      prepare(options, [&reports](const PrepareProgress& progress) { reports.push_back(progress); });
   ASSERT_FALSE(reports.empty());
   EXPECT_EQ(reports.back().documents, 20);
   EXPECT_EQ(reports.back().tokens, summary.train.tokens + summary.validation.tokens);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cstring>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
-#include <cstring>
 
 #include "data/h5.hpp"
 #include "data/options.hpp"
@@ -38,7 +38,8 @@ std::string failure_of(const std::filesystem::path& path) {
 }
 
 // A shard file around a hand-made image: good digests, any content.
-void write_around(const std::filesystem::path& path, const std::vector<std::byte>& image, std::uint32_t version = 1) {
+void write_around(const std::filesystem::path& path, const std::vector<std::byte>& image,
+                  std::uint32_t version = 1) {
   std::vector<std::byte> header(512);
   const std::uint32_t size = 512;
   const std::uint64_t bytes = image.size();
@@ -118,7 +119,8 @@ TEST(Shard, IsTheSameFileForTheSameDocuments) {
 
 TEST(Shard, HasAContentDigestThatEveryPartChanges) {
   const TempFolder folder;
-  const auto digest = [&folder](const std::vector<std::vector<std::int32_t>>& documents, const std::string& split) {
+  const auto digest = [&folder](const std::vector<std::vector<std::int32_t>>& documents,
+                                const std::string& split) {
     return write_shard(folder / "a.h5", documents, split).content_digest;
   };
   const std::string base = digest({{5, 6}, {7}}, "train");
@@ -138,7 +140,8 @@ TEST(Shard, SaysWhereAndHowManyBytesWhenItCannotBeWritten) {
   const TempFolder folder;
   ShardWriter writer(test::small_tokenizer(), "train");
   writer.add(std::vector<std::int32_t>{5}, 1);
-  const std::string message = test::message_of<DataError>([&] { writer.write(folder / "no/such/folder.h5"); });
+  const std::string message =
+      test::message_of<DataError>([&] { writer.write(folder / "no/such/folder.h5"); });
   EXPECT_THAT(message, HasSubstr("no/such/folder.h5"));
   EXPECT_THAT(message, HasSubstr("bytes needed"));
 }
@@ -163,8 +166,8 @@ TEST(Shard, RefusesEveryTruncation) {
   const TempFolder folder;
   write_shard(folder / "a.h5", kDocuments);
   const std::string bytes = read_text(folder / "a.h5");
-  for (const std::size_t kept : {std::size_t{1}, std::size_t{7}, std::size_t{100}, std::size_t{511}, std::size_t{512},
-                                 std::size_t{600}, bytes.size() / 2, bytes.size() - 1}) {
+  for (const std::size_t kept : {std::size_t{1}, std::size_t{7}, std::size_t{100}, std::size_t{511},
+                                 std::size_t{512}, std::size_t{600}, bytes.size() / 2, bytes.size() - 1}) {
     write_text(folder / "cut.h5", bytes.substr(0, kept));
     const std::string message = failure_of(folder / "cut.h5");
     EXPECT_THAT(message, HasSubstr("truncated")) << kept;
@@ -201,7 +204,8 @@ TEST(Shard, RefusesTokenIdsBeyondTheVocabulary) {
   EXPECT_EQ(failure_of(folder / "good.h5"), "");
   tables.tokens[3] = 10;
   write_around(folder / "a.h5", tables.image());
-  EXPECT_THAT(failure_of(folder / "a.h5"), HasSubstr("has token id 10 at position 3, beyond its vocabulary of 10"));
+  EXPECT_THAT(failure_of(folder / "a.h5"),
+              HasSubstr("has token id 10 at position 3, beyond its vocabulary of 10"));
 }
 
 TEST(Shard, RefusesTablesThatDoNotFitTogether) {
@@ -254,7 +258,9 @@ TEST(ShardSet, RefusesShardsOfDifferentTokenizers) {
   const Tokenizer other = Tokenizer::from_bytes(test::train_small_model(340), "other");
   write_shard(folder / "a.h5", {{10}});
   write_shard(folder / "b.h5", {{10}}, "train", other);
-  const std::string message = test::message_of<DataError>([&] { ShardSet::open({folder / "a.h5", folder / "b.h5"}); });
+  const std::string message = test::message_of<DataError>([&] {
+    ShardSet::open({folder / "a.h5", folder / "b.h5"});
+  });
   EXPECT_THAT(message, HasSubstr("different tokenizers"));
   EXPECT_THAT(message, HasSubstr("b.h5"));
   EXPECT_THROW(ShardSet::open({}), DataError);
@@ -269,8 +275,10 @@ TEST(ShardSet, TakesTheUnigramPerplexityOfTargets) {
 }
 
 TEST(DataOptions, ReadsItsBlock) {
-  const auto options = DataOptions::parse(ConfigNode::parse_text(
-      "train: [a-*.h5, b.h5]\nvalidation: v.h5\nsequence_length: 32\nbatching: bucketed\ndocument_mask: true\n", "r.yaml"));
+  const auto options =
+      DataOptions::parse(ConfigNode::parse_text("train: [a-*.h5, b.h5]\nvalidation: v.h5\nsequence_length: "
+                                                "32\nbatching: bucketed\ndocument_mask: true\n",
+                                                "r.yaml"));
   EXPECT_THAT(options.train, ElementsAre("a-*.h5", "b.h5"));
   EXPECT_THAT(options.validation, ElementsAre("v.h5"));
   EXPECT_EQ(options.sequence_length, 32);

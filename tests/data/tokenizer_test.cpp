@@ -37,20 +37,45 @@ std::string from_code_point(std::uint32_t c) {
 class EveryKind : public ::testing::TestWithParam<TokenizerKind> {
  protected:
   static const Tokenizer& tokenizer() {
-    static const Tokenizer bpe = Tokenizer::from_bytes(test::train_small_model(360, TokenizerKind::bpe), "bpe");
-    static const Tokenizer unigram = Tokenizer::from_bytes(test::train_small_model(360, TokenizerKind::unigram), "unigram");
+    static const Tokenizer bpe =
+        Tokenizer::from_bytes(test::train_small_model(360, TokenizerKind::bpe), "bpe");
+    static const Tokenizer unigram =
+        Tokenizer::from_bytes(test::train_small_model(360, TokenizerKind::unigram), "unigram");
     return GetParam() == TokenizerKind::bpe ? bpe : unigram;
   }
 };
 INSTANTIATE_TEST_SUITE_P(Tokenizer, EveryKind, ::testing::Values(TokenizerKind::bpe, TokenizerKind::unigram),
-                         [](const auto& info) { return info.param == TokenizerKind::bpe ? "Bpe" : "Unigram"; });
+                         [](const auto& info) {
+                           return info.param == TokenizerKind::bpe ? "Bpe" : "Unigram";
+                         });
 
 TEST_P(EveryKind, GivesBackTextsThatOthersChange) {
-  const std::vector<std::string> texts{
-      "", " ", "  ", "\n", "\r\n", "\t", "\t\t\t\t\t\t\t x", " leading", "trailing ", "a  b   c    d", "\n\n\n  \n",
-      "def f(x):\n    return x  # ok\r\n", "\u2581", "a\u2581b \u2581\u2581 c", "<0x0A>", "<s></s><unk>", "\u2585", "\u2585 a",
-      "e\u0301 \u00e9 \uFB01 \uFF21", "\uFEFFbom", "\u3000wide\u00a0space\u200b", "日本語 текст עברית 🙂👩‍👩‍👧", "\x01\x7f\x1b[0m",
-      std::string(5000, ' ') + "x", std::string(5000, '\n'), std::string(3000, 'z')};
+  const std::vector<std::string> texts{"",
+                                       " ",
+                                       "  ",
+                                       "\n",
+                                       "\r\n",
+                                       "\t",
+                                       "\t\t\t\t\t\t\t x",
+                                       " leading",
+                                       "trailing ",
+                                       "a  b   c    d",
+                                       "\n\n\n  \n",
+                                       "def f(x):\n    return x  # ok\r\n",
+                                       "\u2581",
+                                       "a\u2581b \u2581\u2581 c",
+                                       "<0x0A>",
+                                       "<s></s><unk>",
+                                       "\u2585",
+                                       "\u2585 a",
+                                       "e\u0301 \u00e9 \uFB01 \uFF21",
+                                       "\uFEFFbom",
+                                       "\u3000wide\u00a0space\u200b",
+                                       "日本語 текст עברית 🙂👩‍👩‍👧",
+                                       "\x01\x7f\x1b[0m",
+                                       std::string(5000, ' ') + "x",
+                                       std::string(5000, '\n'),
+                                       std::string(3000, 'z')};
   for (const std::string& text : texts) {
     EXPECT_EQ(tokenizer().decode(tokenizer().encode(text)), text) << text.substr(0, 40);
   }
@@ -58,8 +83,11 @@ TEST_P(EveryKind, GivesBackTextsThatOthersChange) {
 
 TEST_P(EveryKind, GivesBackRandomUnicode) {
   std::uint64_t state = 7;
-  const auto pick = [&state](std::uint64_t count) { return (state = mix64(state + 0x9e3779b97f4a7c15ULL)) % count; };
-  const std::vector<std::string> likely{" ", "  ", "\n", "\t", "\r", "\u2581", "\u2585", "<s>", "<0x20>", "alpha", "    ", "(", "1"};
+  const auto pick = [&state](std::uint64_t count) {
+    return (state = mix64(state + 0x9e3779b97f4a7c15ULL)) % count;
+  };
+  const std::vector<std::string> likely{" ",   "  ",     "\n",    "\t",   "\r", "\u2581", "\u2585",
+                                        "<s>", "<0x20>", "alpha", "    ", "(",  "1"};
   for (int round = 0; round < 400; ++round) {
     std::string text;
     for (std::uint64_t i = pick(60); i > 0; --i) {
@@ -84,7 +112,8 @@ TEST_P(EveryKind, EncodesWordByWordAsWellAsTheWhole) {
       EXPECT_EQ(ids, expected) << i;
       continue;
     }
-    // Over a long text SentencePiece's float sums round, so pieces of equal score may differ, their sum hardly.
+    // Over a long text SentencePiece's float sums round, so pieces of equal score may differ, their sum
+    // hardly.
     const auto score = [&whole](const auto& pieces) {
       double sum = 0;
       for (const int id : pieces) sum += whole.GetScore(id);
@@ -127,7 +156,8 @@ TEST(Tokenizer, LearnsRunsOfSpacesAndLineEnds) {
 
 TEST(Tokenizer, IsTrainedDeterministicallyAndFromABoundedSample) {
   const test::TempFolder folder;
-  for (std::uint64_t i = 0; i < 60; ++i) test::write_text(folder.path() / (std::to_string(i) + ".txt"), test::made_up_code(i));
+  for (std::uint64_t i = 0; i < 60; ++i)
+    test::write_text(folder.path() / (std::to_string(i) + ".txt"), test::made_up_code(i));
   const auto train = [&folder](std::int64_t sample) {
     DocumentStream documents({.inputs = {folder.path()}});
     return train_tokenizer({.vocab_size = 340, .sample_bytes = sample}, documents);
@@ -152,23 +182,28 @@ TEST(Tokenizer, RefusesFilesThatAreNone) {
   test::write_text(folder.path() / "a.model", "this is some text, not a model");
   test::write_text(folder.path() / "empty.model", "");
   test::write_text(folder.path() / "cut.model", test::small_tokenizer().model_bytes().substr(0, 1000));
-  EXPECT_THAT(message_of<DataError>([&] { Tokenizer::load(folder.path() / "a.model"); }), HasSubstr("no SentencePiece model"));
-  EXPECT_THAT(message_of<DataError>([&] { Tokenizer::load(folder.path() / "empty.model"); }), HasSubstr("no SentencePiece model"));
+  EXPECT_THAT(message_of<DataError>([&] { Tokenizer::load(folder.path() / "a.model"); }),
+              HasSubstr("no SentencePiece model"));
+  EXPECT_THAT(message_of<DataError>([&] { Tokenizer::load(folder.path() / "empty.model"); }),
+              HasSubstr("no SentencePiece model"));
   EXPECT_THROW(Tokenizer::load(folder.path() / "cut.model"), DataError);
-  EXPECT_THAT(message_of<DataError>([&] { Tokenizer::load(folder.path() / "none.model"); }), HasSubstr("kumiko tokenizer train"));
+  EXPECT_THAT(message_of<DataError>([&] { Tokenizer::load(folder.path() / "none.model"); }),
+              HasSubstr("kumiko tokenizer train"));
 }
 
 TEST(Tokenizer, RefusesAModelThatWouldChangeText) {
   // Field 3 of the model is the normaliser; its field 3 is the dummy prefix.
   const std::string model = test::small_tokenizer().model_bytes() + std::string("\x1a\x02\x18\x01", 4);
-  EXPECT_THAT(message_of<DataError>([&] { Tokenizer::from_bytes(model, "prefixed"); }), HasSubstr("changes text"));
+  EXPECT_THAT(message_of<DataError>([&] { Tokenizer::from_bytes(model, "prefixed"); }),
+              HasSubstr("changes text"));
 }
 
 TEST(Tokenizer, SaysWhenTheTextIsTooLittleForTheVocabulary) {
   const test::TempFolder folder;
   test::write_text(folder.path() / "a.txt", "too little text");
   DocumentStream documents({.inputs = {folder.path()}});
-  const std::string message = message_of<DataError>([&] { train_tokenizer({.vocab_size = 4096}, documents); });
+  const std::string message =
+      message_of<DataError>([&] { train_tokenizer({.vocab_size = 4096}, documents); });
   EXPECT_THAT(message, HasSubstr("4096 were asked for"));
 }
 
@@ -181,11 +216,11 @@ TEST(Tokenizer, SaysWhenThereIsNoTextAtAll) {
 
 TEST(Utf8, FindsTheFirstBadByte) {
   EXPECT_EQ(find_invalid_utf8("plain ASCII of some length, é, 日本, 🙂"), std::nullopt);
-  EXPECT_EQ(find_invalid_utf8("\xC0\xAF"), 0U);                    // overlong
-  EXPECT_EQ(find_invalid_utf8("ab\xE0\x80\x80"), 2U);              // overlong
-  EXPECT_EQ(find_invalid_utf8("ab\xED\xA0\x80"), 2U);              // surrogate
-  EXPECT_EQ(find_invalid_utf8("0123456789\xF4\x90\x80\x80"), 10U); // above U+10FFFF
-  EXPECT_EQ(find_invalid_utf8("0123456789abcde\xE2\x82"), 15U);    // cut
+  EXPECT_EQ(find_invalid_utf8("\xC0\xAF"), 0U);                     // overlong
+  EXPECT_EQ(find_invalid_utf8("ab\xE0\x80\x80"), 2U);               // overlong
+  EXPECT_EQ(find_invalid_utf8("ab\xED\xA0\x80"), 2U);               // surrogate
+  EXPECT_EQ(find_invalid_utf8("0123456789\xF4\x90\x80\x80"), 10U);  // above U+10FFFF
+  EXPECT_EQ(find_invalid_utf8("0123456789abcde\xE2\x82"), 15U);     // cut
   EXPECT_EQ(find_invalid_utf8("\x80"), 0U);
   for (std::uint32_t c = 0; c <= 0x10FFFF; ++c) {
     if (c >= 0xD800 && c < 0xE000) continue;

@@ -30,15 +30,20 @@ inline std::string read_text(const std::filesystem::path& path) {
   return text.str();
 }
 
-// Text like code: names, calls, indentation, tabs, numbers, some letters beyond ASCII. Other `number`, other text.
+// Text like code: names, calls, indentation, tabs, numbers, some letters beyond ASCII. Other `number`, other
+// text.
 inline std::string made_up_code(std::uint64_t number, int lines = 40) {
-  static const std::vector<std::string> kSyllables{"al",  "be",  "con", "data", "el",  "fin", "ger", "grö", "in", "ko",
-                                                   "lim", "mer", "num", "or",   "put", "ra",  "set", "ten", "up", "vec"};
+  static const std::vector<std::string> kSyllables{"al",  "be", "con", "data", "el",  "fin", "ger",
+                                                   "grö", "in", "ko",  "lim",  "mer", "num", "or",
+                                                   "put", "ra", "set", "ten",  "up",  "vec"};
   std::uint64_t state = mix64(number + 1);
-  const auto pick = [&state](std::uint64_t count) { return (state = mix64(state + 0x9e3779b97f4a7c15ULL)) % count; };
+  const auto pick = [&state](std::uint64_t count) {
+    return (state = mix64(state + 0x9e3779b97f4a7c15ULL)) % count;
+  };
   const auto name = [&pick] {
     std::string made;
-    for (std::uint64_t i = 1 + pick(3); i > 0; --i) made += kSyllables[pick(pick(2) == 0 ? 6 : kSyllables.size())];
+    for (std::uint64_t i = 1 + pick(3); i > 0; --i)
+      made += kSyllables[pick(pick(2) == 0 ? 6 : kSyllables.size())];
     return made;
   };
   std::string text = "def " + name() + "_" + std::to_string(number) + "(self, " + name() + "):\n";
@@ -53,7 +58,8 @@ inline std::string made_up_code(std::uint64_t number, int lines = 40) {
 inline std::string train_small_model(std::int64_t vocab_size = 360,
                                      data::TokenizerKind kind = data::TokenizerKind::bpe) {
   const TempFolder folder;
-  for (std::uint64_t i = 0; i < 40; ++i) write_text(folder.path() / (std::to_string(i) + ".txt"), made_up_code(i));
+  for (std::uint64_t i = 0; i < 40; ++i)
+    write_text(folder.path() / (std::to_string(i) + ".txt"), made_up_code(i));
   data::DocumentStream documents({.inputs = {folder.path()}});
   return data::train_tokenizer({.kind = kind, .vocab_size = vocab_size}, documents);
 }

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/commands/corpus_flags.hpp"
 
-#include <unistd.h>
-
-#include <CLI/CLI.hpp>
-
 #include <algorithm>
 #include <iostream>
+
+#include <CLI/CLI.hpp>
+#include <unistd.h>
 
 #include "framework/core/format.hpp"
 
@@ -20,8 +19,10 @@ void CorpusFlags::add_to(CLI::App& command) {
       ->check(CLI::IsMember({"file", "line", "blank-line"}))
       ->capture_default_str();
   command.add_option("--field", field, "field of JSONL objects that holds the text")->capture_default_str();
-  command.add_option("--max-document", max_document, "largest document or line, unpacked")->capture_default_str();
-  command.add_flag("--skip-invalid", skip_invalid, "pass over and count bad documents instead of stopping at the first");
+  command.add_option("--max-document", max_document, "largest document or line, unpacked")
+      ->capture_default_str();
+  command.add_flag("--skip-invalid", skip_invalid,
+                   "pass over and count bad documents instead of stopping at the first");
 }
 
 data::DocumentOptions CorpusFlags::options() const {
@@ -44,7 +45,9 @@ void ReadingProgress::update(std::int64_t bytes_read, std::int64_t bytes_total, 
   const auto pause = terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(10'000);
   if (now - last_ < pause) return;
   last_ = now;
-  const double part = bytes_total > 0 ? std::min(1.0, static_cast<double>(bytes_read) / static_cast<double>(bytes_total)) : 1.0;
+  const double part = bytes_total > 0
+                          ? std::min(1.0, static_cast<double>(bytes_read) / static_cast<double>(bytes_total))
+                          : 1.0;
   const double seconds = std::chrono::duration<double>(now - start_).count();
   constexpr int kWidth = 30;
   const int filled = static_cast<int>(part * kWidth);

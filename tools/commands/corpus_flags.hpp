@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What `prepare` and `tokenizer train` have in common: flags that name text, and a line that tells how far reading is.
+// What `prepare` and `tokenizer train` have in common: flags that name text, and a line that tells how far
+// reading is.
 #pragma once
 
 #include <chrono>
@@ -24,15 +25,16 @@ struct CorpusFlags {
   bool skip_invalid = false;
 
   void add_to(CLI::App& command);
-  data::DocumentOptions options() const;   // throws UsageError
+  data::DocumentOptions options() const;  // throws UsageError
 };
 
-// One line that is rewritten on a terminal, a plain line about every ten seconds elsewhere. Writes to standard error.
+// One line that is rewritten on a terminal, a plain line about every ten seconds elsewhere. Writes to
+// standard error.
 class ReadingProgress {
  public:
   ReadingProgress();
   void update(std::int64_t bytes_read, std::int64_t bytes_total, const std::string& details);
-  void finish();   // leaves the terminal at the start of an empty line
+  void finish();  // leaves the terminal at the start of an empty line
 
  private:
   using Clock = std::chrono::steady_clock;

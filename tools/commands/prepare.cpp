@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/commands/prepare.hpp"
 
-#include <CLI/CLI.hpp>
-
 #include <iomanip>
 #include <iostream>
 #include <memory>
+
+#include <CLI/CLI.hpp>
 
 #include "data/prepare.hpp"
 #include "framework/core/error.hpp"
@@ -27,8 +27,8 @@ struct Flags {
 
 void print_split(const char* name, const data::SplitSummary& split) {
   std::cout << std::left << std::setw(11) << name << ' ' << split.documents << " documents, "
-            << format_bytes(split.text_bytes) << " of text, " << split.tokens << " tokens in " << split.shards.size()
-            << (split.shards.size() == 1 ? " shard\n" : " shards\n");
+            << format_bytes(split.text_bytes) << " of text, " << split.tokens << " tokens in "
+            << split.shards.size() << (split.shards.size() == 1 ? " shard\n" : " shards\n");
 }
 
 void print_summary(const Flags& flags, const data::PrepareSummary& summary) {
@@ -37,8 +37,8 @@ void print_summary(const Flags& flags, const data::PrepareSummary& summary) {
   const double bytes = static_cast<double>(summary.train.text_bytes + summary.validation.text_bytes);
   const double tokens = static_cast<double>(summary.train.tokens + summary.validation.tokens);
   std::cout << "read        " << summary.files << " files; " << summary.duplicates << " duplicates dropped, "
-            << summary.skipped << " bad documents skipped; " << std::fixed << std::setprecision(2) << bytes / tokens
-            << " bytes a token\n"
+            << summary.skipped << " bad documents skipped; " << std::fixed << std::setprecision(2)
+            << bytes / tokens << " bytes a token\n"
             << "output      " << flags.output << '\n';
   if (summary.validation.documents == 0 && flags.validation > 0) {
     std::cerr << "kumiko: warning: no document fell into validation; raise --validation\n";
@@ -56,8 +56,9 @@ void run(const Flags& flags) {
   options.force = flags.force;
   ReadingProgress bar;
   const data::PrepareSummary summary = data::prepare(options, [&bar](const data::PrepareProgress& progress) {
-    bar.update(progress.file_bytes_read, progress.file_bytes_total,
-               concat(format_count(progress.documents), " documents, ", format_count(progress.tokens), " tokens"));
+    bar.update(
+        progress.file_bytes_read, progress.file_bytes_total,
+        concat(format_count(progress.documents), " documents, ", format_count(progress.tokens), " tokens"));
   });
   bar.finish();
   print_summary(flags, summary);
@@ -71,10 +72,14 @@ void add_prepare(CLI::App& app) {
   flags->corpus.add_to(*command);
   command->add_option("--tokenizer", flags->tokenizer, "model made by 'kumiko tokenizer train'")->required();
   command->add_option("-o,--output", flags->output, "folder for train-*.h5 and val-*.h5")->required();
-  command->add_option("--validation", flags->validation, "fraction of the documents kept for validation, by their hash")
+  command
+      ->add_option("--validation", flags->validation,
+                   "fraction of the documents kept for validation, by their hash")
       ->capture_default_str();
-  command->add_option("--shard-tokens", flags->shard_tokens, "tokens after which a shard is closed")->capture_default_str();
-  command->add_option("--max-bytes", flags->max_bytes, "stop after this much distinct text, for instance 100MB (default all)");
+  command->add_option("--shard-tokens", flags->shard_tokens, "tokens after which a shard is closed")
+      ->capture_default_str();
+  command->add_option("--max-bytes", flags->max_bytes,
+                      "stop after this much distinct text, for instance 100MB (default all)");
   command->add_flag("--force", flags->force, "replace the shards in the output folder");
   command->callback([flags] { run(*flags); });
 }

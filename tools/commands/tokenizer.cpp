@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/commands/tokenizer.hpp"
 
-#include <CLI/CLI.hpp>
-
 #include <iostream>
 #include <memory>
+
+#include <CLI/CLI.hpp>
 
 #include "data/hf_tokenizer.hpp"
 #include "data/tokenizer.hpp"
@@ -21,7 +21,7 @@ struct TrainFlags {
   CorpusFlags corpus;
   data::TokenizerOptions options;
   std::string kind = "bpe";
-  std::string sample = "20MB";
+  std::string sample = "10MB";
   std::string output;
   bool merge_digits = false;
   bool merge_scripts = false;
@@ -44,7 +44,8 @@ void train(TrainFlags flags) {
   ReadingProgress bar;
   std::int64_t count = 0;
   const std::string model = data::train_tokenizer(flags.options, documents, [&] {
-    bar.update(documents.file_bytes_read(), documents.file_bytes_total(), concat(format_count(++count), " documents"));
+    bar.update(documents.file_bytes_read(), documents.file_bytes_total(),
+               concat(format_count(++count), " documents"));
   });
   bar.finish();
   try {
@@ -64,20 +65,24 @@ void add_train(CLI::App& parent) {
   flags->corpus.add_to(*command);
   command->add_option("-o,--output", flags->output, "model file to write")->required();
   command->add_option("--vocab-size", flags->options.vocab_size, "number of tokens")->capture_default_str();
-  command->add_option("--model", flags->kind, "kind of model")->check(CLI::IsMember({"bpe", "unigram"}))->capture_default_str();
+  command->add_option("--model", flags->kind, "kind of model")
+      ->check(CLI::IsMember({"bpe", "unigram"}))
+      ->capture_default_str();
   command->add_option("--sample", flags->sample, "text to learn from, drawn by hash from all of the input")
       ->capture_default_str();
   command->add_option("--max-piece", flags->options.max_piece_characters, "longest piece in characters")
       ->capture_default_str();
   command->add_flag("--merge-digits", flags->merge_digits, "let pieces hold several digits");
-  command->add_flag("--merge-scripts", flags->merge_scripts, "let pieces mix letters with punctuation or other scripts");
+  command->add_flag("--merge-scripts", flags->merge_scripts,
+                    "let pieces mix letters with punctuation or other scripts");
   command->add_flag("--force", flags->force, "replace the output file");
   command->callback([flags] { train(*flags); });
 }
 
 void add_export(CLI::App& parent) {
   auto flags = std::make_shared<ExportFlags>();
-  CLI::App* command = parent.add_subcommand("export", "write tokenizer.json and tokenizer_config.json for Hugging Face");
+  CLI::App* command =
+      parent.add_subcommand("export", "write tokenizer.json and tokenizer_config.json for Hugging Face");
   command->add_option("model", flags->model, "model made by 'kumiko tokenizer train'")->required();
   command->add_option("-o,--output", flags->output, "folder to write to")->required();
   command->callback([flags] {

@@ -7,7 +7,8 @@ class App;
 
 namespace kumiko::tools {
 
-// Adds `kumiko tokenizer train` and `kumiko tokenizer export` to `app`; their callbacks do the work and throw kumiko errors.
+// Adds `kumiko tokenizer train` and `kumiko tokenizer export` to `app`; their callbacks do the work and throw
+// kumiko errors.
 void add_tokenizer(CLI::App& app);
 
 }  // namespace kumiko::tools
