@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # From a fresh clone to a small LLaMA pretrained in 4 bits with LoQT on real text: the Python sources of torch, sympy and
 # networkx, which set-up has put into .venv. What is there already is used again; an interrupted training goes on.
-#   tools/quickstart.sh [--fresh]
-#     --fresh   train a tokenizer, prepare the text and train anew
+#   tools/quickstart.sh [--fresh] [a.b=value ...]
+#     --fresh     train a tokenizer, prepare the text and train anew
+#     a.b=value   changes of recipes/quickstart.yaml, for instance train.steps=1000
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +14,7 @@ readonly DATA=.cache/quickstart
 readonly RUN=runs/quickstart
 readonly VOCABULARY=4096
 readonly TOKENIZER_SAMPLE=10MB
-readonly TEXT_BYTES=40MB
+readonly TEXT_BYTES=100MB
 
 fail() { printf 'quickstart: %s\n' "$@" >&2; exit 1; }
 
@@ -28,12 +29,16 @@ phase() {
   times+=("$name $((SECONDS - began)) s")
 }
 
-case ${1:-} in
-  '') fresh=false ;;
-  --fresh) fresh=true ;;
-  -h | --help) sed -n '3,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
-  *) fail "unknown option '$1'; see tools/quickstart.sh --help" ;;
-esac
+fresh=false
+overrides=()
+for argument in "$@"; do
+  case $argument in
+    --fresh) fresh=true ;;
+    -h | --help) sed -n '3,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    [a-z]*=*) overrides+=("$argument") ;;
+    *) fail "unknown option '$argument'; see tools/quickstart.sh --help" ;;
+  esac
+done
 
 build() {
   local cores gib jobs
@@ -69,7 +74,8 @@ train_tokenizer() {
 }
 
 train() {
-  "$KUMIKO" train "$RECIPE" "data.train=$DATA/shards/train-*.h5" "data.validation=$DATA/shards/val-*.h5" "output_dir=$RUN"
+  "$KUMIKO" train "$RECIPE" "data.train=$DATA/shards/train-*.h5" "data.validation=$DATA/shards/val-*.h5" "output_dir=$RUN" \
+    "${overrides[@]}"
 }
 
 generate() { "$KUMIKO" generate "$RUN" --prompt 'def ' --max-tokens 96 --temperature 0.7 --seed 1 > "$DATA/sample.txt"; }
