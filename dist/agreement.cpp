@@ -44,7 +44,8 @@ Facts unpack(std::string_view text) {
 }
 
 std::optional<std::string> find(const Facts& facts, const std::string& name) {
-  const auto found = std::find_if(facts.begin(), facts.end(), [&](const auto& fact) { return fact.first == name; });
+  const auto found =
+      std::find_if(facts.begin(), facts.end(), [&](const auto& fact) { return fact.first == name; });
   return found == facts.end() ? std::nullopt : std::optional(found->second);
 }
 
@@ -74,7 +75,7 @@ std::vector<std::string_view> lines(std::string_view text) {
 }
 
 struct Difference {
-  std::string line;   // "" or " (line 3)"
+  std::string line;  // "" or " (line 3)"
   std::string reference;
   std::string other;
 };
@@ -85,7 +86,9 @@ std::string shown(const std::vector<std::string_view>& all, std::size_t line) {
 
 Difference describe(const std::optional<std::string>& reference, const std::optional<std::string>& other) {
   if (!reference || !other) {
-    const auto whole = [](const auto& value) { return value ? concat("'", lines(*value).front(), "'") : std::string("nothing"); };
+    const auto whole = [](const auto& value) {
+      return value ? concat("'", lines(*value).front(), "'") : std::string("nothing");
+    };
     return {"", whole(reference), whole(other)};
   }
   const auto a = lines(*reference);
@@ -103,8 +106,8 @@ std::string rank_list(const std::vector<int>& ranks) {
 
 std::string disagreement(const std::vector<Facts>& by_rank, const std::string& name) {
   const std::optional<std::string> reference = find(by_rank.front(), name);
-  std::vector<int> with_first;    // the ranks with rank 0's value
-  std::vector<int> with_other;    // those that share the first other value
+  std::vector<int> with_first;  // the ranks with rank 0's value
+  std::vector<int> with_other;  // those that share the first other value
   std::vector<int> with_more;
   std::optional<std::optional<std::string>> other;
   for (int rank = 0; rank < static_cast<int>(by_rank.size()); ++rank) {
@@ -117,10 +120,12 @@ std::string disagreement(const std::vector<Facts>& by_rank, const std::string& n
     (value == *other ? with_other : with_more).push_back(rank);
   }
   const Difference difference = describe(reference, *other);
-  std::string out = concat("the ranks disagree on ", name, difference.line, ": ", rank_list(with_first),
-                           with_first.size() == 1 ? " has " : " have ", difference.reference, ", ", rank_list(with_other),
-                           with_other.size() == 1 ? " has " : " have ", difference.other);
-  if (!with_more.empty()) out += concat(", ", rank_list(with_more), with_more.size() == 1 ? " differs too" : " differ too");
+  std::string out =
+      concat("the ranks disagree on ", name, difference.line, ": ", rank_list(with_first),
+             with_first.size() == 1 ? " has " : " have ", difference.reference, ", ", rank_list(with_other),
+             with_other.size() == 1 ? " has " : " have ", difference.other);
+  if (!with_more.empty())
+    out += concat(", ", rank_list(with_more), with_more.size() == 1 ? " differs too" : " differ too");
   return out + "; start every rank with the same build, recipe and data";
 }
 
@@ -140,7 +145,8 @@ std::vector<std::string> gather_texts(Communicator& comm, const std::string& tex
   comm.all_reduce(all, ReduceOp::max)->wait();
 
   std::vector<std::string> result;
-  for (int rank = 0; rank < comm.size(); ++rank) result.emplace_back(bytes + begin_of(rank), bytes + end[rank]);
+  for (int rank = 0; rank < comm.size(); ++rank)
+    result.emplace_back(bytes + begin_of(rank), bytes + end[rank]);
   return result;
 }
 

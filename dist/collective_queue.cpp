@@ -44,7 +44,7 @@ void CollectiveQueue::run() {
     tasks_.pop_front();
     lock.unlock();
     task();
-    task = {};   // releases the job's tensor before the next wait
+    task = {};  // releases the job's tensor before the next wait
     lock.lock();
   }
 }

@@ -11,12 +11,13 @@
 
 namespace kumiko::dist {
 
-// Runs jobs one after another in a thread of its own, so that a collective proceeds while its caller computes. Ranks that submit in the same
-// order communicate in the same order. After a job has failed every later one fails with the same error.
+// Runs jobs one after another in a thread of its own, so that a collective proceeds while its caller
+// computes. Ranks that submit in the same order communicate in the same order. After a job has failed every
+// later one fails with the same error.
 class CollectiveQueue {
  public:
   CollectiveQueue();
-  ~CollectiveQueue();   // finishes what was submitted
+  ~CollectiveQueue();  // finishes what was submitted
   CollectiveQueue(const CollectiveQueue&) = delete;
   CollectiveQueue& operator=(const CollectiveQueue&) = delete;
 
@@ -29,7 +30,7 @@ class CollectiveQueue {
   std::condition_variable changed_;
   std::deque<std::packaged_task<void()>> tasks_;
   bool closing_ = false;
-  std::exception_ptr failure_;   // touched by the thread only
+  std::exception_ptr failure_;  // touched by the thread only
   std::thread thread_;
 };
 

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#define OMPI_SKIP_MPICXX 1   // Open MPI's C++ bindings, not linked
-#include <mpi.h>
-
+#define OMPI_SKIP_MPICXX 1  // Open MPI's C++ bindings, not linked
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -12,6 +10,8 @@
 #include <mutex>
 #include <thread>
 
+#include <mpi.h>
+
 #include "dist/communicator.hpp"
 #include "dist/queued_communicator.hpp"
 #include "framework/core/error.hpp"
@@ -21,7 +21,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::size_t kMessageBytes = std::size_t{1} << 30;   // MPI counts are int
+constexpr std::size_t kMessageBytes = std::size_t{1} << 30;  // MPI counts are int
 constexpr int kTag = 0;
 
 std::string mpi_reason(int code) {
@@ -35,8 +35,8 @@ void expect_mpi(int code, const char* call) {
   KUMIKO_EXPECTS(code == MPI_SUCCESS, PeerError, call, " failed: ", mpi_reason(code));
 }
 
-// Waits for something that is polled: at first by giving the core away, then with sleeps that grow, so that a rank that waits for a slow link
-// leaves its core to those that compute.
+// Waits for something that is polled: at first by giving the core away, then with sleeps that grow, so that a
+// rank that waits for a slow link leaves its core to those that compute.
 class Backoff {
  public:
   void pause() {
@@ -68,10 +68,12 @@ class MpiRuntime {
     expect_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &level), "MPI_Init_thread");
     owner_ = true;
     KUMIKO_EXPECTS(level >= MPI_THREAD_SERIALIZED, UsageError,
-                   "this MPI allows calls from its first thread only; needed is one built with MPI_THREAD_SERIALIZED, as Open MPI is");
+                   "this MPI allows calls from its first thread only; needed is one built with "
+                   "MPI_THREAD_SERIALIZED, as Open MPI is");
   }
 
-  // Ending MPI waits for all ranks. With an error on its way out this process ends without it, and mpirun then ends the others.
+  // Ending MPI waits for all ranks. With an error on its way out this process ends without it, and mpirun
+  // then ends the others.
   ~MpiRuntime() {
     if (owner_ && !failed_ && std::uncaught_exceptions() == exceptions_) MPI_Finalize();
   }
@@ -89,7 +91,8 @@ class MpiRuntime {
 
 class MpiChannel final : public PointToPoint {
  public:
-  MpiChannel(MpiRuntime& runtime, double timeout_seconds) : runtime_(runtime), timeout_seconds_(timeout_seconds) {
+  MpiChannel(MpiRuntime& runtime, double timeout_seconds)
+      : runtime_(runtime), timeout_seconds_(timeout_seconds) {
     expect_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI_Comm_rank");
     expect_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size_), "MPI_Comm_size");
     expect_mpi(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
@@ -109,7 +112,8 @@ class MpiChannel final : public PointToPoint {
 
   [[noreturn]] void abort(int exit_code) noexcept {
     std::fflush(nullptr);
-    const std::unique_lock lock(mutex_, std::chrono::seconds(1));   // a call that hangs must not keep us from ending
+    const std::unique_lock lock(mutex_,
+                                std::chrono::seconds(1));  // a call that hangs must not keep us from ending
     MPI_Abort(MPI_COMM_WORLD, exit_code);
     std::_Exit(exit_code);
   }
@@ -121,7 +125,8 @@ class MpiChannel final : public PointToPoint {
     return bytes.subspan(begin, std::min(kMessageBytes, bytes.size() - begin));
   }
 
-  // Of several communicators of one process each has its own messages. Never freed: that needs all ranks, and MPI_Finalize does it.
+  // Of several communicators of one process each has its own messages. Never freed: that needs all ranks, and
+  // MPI_Finalize does it.
   void duplicate_world() {
     MPI_Request request = MPI_REQUEST_NULL;
     expect_mpi(MPI_Comm_idup(MPI_COMM_WORLD, &comm_, &request), "MPI_Comm_idup");
@@ -131,8 +136,10 @@ class MpiChannel final : public PointToPoint {
       if (done != 0) return;
       if (backoff.seconds() < timeout_seconds_) continue;
       runtime_.set_failed();
-      throw PeerError(concat("rank ", rank_, " waited ", timeout_seconds_, " s for the other ranks to start; see their output, and "
-                             "check that they reach each other (several interfaces: mpirun's --mca btl_tcp_if_include)"));
+      throw PeerError(
+          concat("rank ", rank_, " waited ", timeout_seconds_,
+                 " s for the other ranks to start; see their output, and "
+                 "check that they reach each other (several interfaces: mpirun's --mca btl_tcp_if_include)"));
     }
   }
 
@@ -142,7 +149,8 @@ class MpiChannel final : public PointToPoint {
     const std::array<int, 2> peers{from, to};
     if (!in.empty()) {
       const std::lock_guard lock(mutex_);
-      check(MPI_Irecv(in.data(), static_cast<int>(in.size()), MPI_BYTE, from, kTag, comm_, &requests[0]), from);
+      check(MPI_Irecv(in.data(), static_cast<int>(in.size()), MPI_BYTE, from, kTag, comm_, &requests[0]),
+            from);
     }
     if (!out.empty()) {
       const std::lock_guard lock(mutex_);
@@ -154,7 +162,8 @@ class MpiChannel final : public PointToPoint {
         if (!done[i]) done[i] = test(requests[i], statuses[i], peers[i]);
       }
       if (done[0] && done[1]) break;
-      if (cancelled_) throw PeerError(gone_message(done[0] ? to : from, "this rank is ending after an error"));
+      if (cancelled_)
+        throw PeerError(gone_message(done[0] ? to : from, "this rank is ending after an error"));
       if (backoff.seconds() > timeout_seconds_) fail(late_message(done[0] ? to : from, timeout_seconds_));
     }
     if (!in.empty()) expect_length(statuses[0], from, in.size());
@@ -173,7 +182,8 @@ class MpiChannel final : public PointToPoint {
       const std::lock_guard lock(mutex_);
       check(MPI_Get_count(&status, MPI_BYTE, &found), from);
     }
-    if (static_cast<std::size_t>(found) != needed) fail(length_message(from, found, static_cast<std::int64_t>(needed)));
+    if (static_cast<std::size_t>(found) != needed)
+      fail(length_message(from, found, static_cast<std::int64_t>(needed)));
   }
 
   void check(int code, int peer) {
@@ -192,7 +202,7 @@ class MpiChannel final : public PointToPoint {
   int rank_ = 0;
   int size_ = 1;
   std::atomic<bool> cancelled_ = false;
-  std::timed_mutex mutex_;   // MPI_THREAD_SERIALIZED: one call at a time
+  std::timed_mutex mutex_;  // MPI_THREAD_SERIALIZED: one call at a time
 };
 
 struct MpiParts {
@@ -203,7 +213,8 @@ struct MpiParts {
 
 class MpiCommunicator final : private MpiParts, public QueuedCommunicator {
  public:
-  explicit MpiCommunicator(const CommOptions& options) : MpiParts(options.timeout_seconds), QueuedCommunicator(channel) {}
+  explicit MpiCommunicator(const CommOptions& options)
+      : MpiParts(options.timeout_seconds), QueuedCommunicator(channel) {}
   ~MpiCommunicator() override {
     if (runtime.unwinding()) channel.cancel();
   }
@@ -212,6 +223,8 @@ class MpiCommunicator final : private MpiParts, public QueuedCommunicator {
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_mpi(const CommOptions& options) { return std::make_unique<MpiCommunicator>(options); }
+std::unique_ptr<Communicator> make_mpi(const CommOptions& options) {
+  return std::make_unique<MpiCommunicator>(options);
+}
 
 }  // namespace kumiko::dist

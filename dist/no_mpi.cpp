@@ -5,7 +5,8 @@
 namespace kumiko::dist {
 
 std::unique_ptr<Communicator> make_mpi(const CommOptions&) {
-  throw NotBuiltError("make_mpi: built without MPI; install Open MPI (libopenmpi-dev) and build with -DKUMIKO_WITH_MPI=ON");
+  throw NotBuiltError(
+      "make_mpi: built without MPI; install Open MPI (libopenmpi-dev) and build with -DKUMIKO_WITH_MPI=ON");
 }
 
 }  // namespace kumiko::dist

@@ -30,8 +30,10 @@ void broadcast_by_chain(PointToPoint& channel, std::span<std::byte> bytes, int r
   const int size = channel.size();
   const int before = (place - 1 + root + size) % size;
   const int after = (place + 1 + root) % size;
-  const auto chunk = [&](std::size_t offset) { return bytes.subspan(offset, std::min(kChunkBytes, bytes.size() - offset)); };
-  std::span<std::byte> held;   // received, to be passed on with the next receive
+  const auto chunk = [&](std::size_t offset) {
+    return bytes.subspan(offset, std::min(kChunkBytes, bytes.size() - offset));
+  };
+  std::span<std::byte> held;  // received, to be passed on with the next receive
   for (std::size_t offset = 0; offset < bytes.size(); offset += kChunkBytes) {
     if (place == 0) {
       channel.exchange(after, chunk(offset), before, {});

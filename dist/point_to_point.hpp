@@ -15,9 +15,10 @@ class PointToPoint {
   virtual int rank() const noexcept = 0;
   virtual int size() const noexcept = 0;
 
-  // Sends `out` to rank `to` and receives `in` from rank `from`, both at once; returns when `out` may be overwritten and
-  // `in` is complete. An empty span is no message. Messages between two ranks keep their order. Throws PeerError when
-  // the time limit passes, the peer is gone, or the message that arrives has another length.
+  // Sends `out` to rank `to` and receives `in` from rank `from`, both at once; returns when `out` may be
+  // overwritten and `in` is complete. An empty span is no message. Messages between two ranks keep their
+  // order. Throws PeerError when the time limit passes, the peer is gone, or the message that arrives has
+  // another length.
   virtual void exchange(int to, std::span<const std::byte> out, int from, std::span<std::byte> in) = 0;
 
   // Names the collective that the next exchanges belong to, for error messages.

@@ -30,7 +30,7 @@ class QueuedWork final : public Work {
  private:
   std::future<void> done_;
   at::Tensor tensor_;
-  at::Tensor host_;   // tensor_ itself, or its copy on the CPU
+  at::Tensor host_;  // tensor_ itself, or its copy on the CPU
 };
 
 at::Tensor on_host(const at::Tensor& tensor) { return tensor.is_cpu() ? tensor : tensor.cpu(); }
@@ -38,16 +38,20 @@ at::Tensor on_host(const at::Tensor& tensor) { return tensor.is_cpu() ? tensor :
 }  // namespace
 
 void expect_collective_tensor(const at::Tensor& tensor, const char* collective) {
-  constexpr std::array kTypes{at::kFloat, at::kDouble, at::kBFloat16, at::kHalf, at::kLong, at::kInt, at::kByte};
+  constexpr std::array kTypes{at::kFloat, at::kDouble, at::kBFloat16, at::kHalf,
+                              at::kLong,  at::kInt,    at::kByte};
   KUMIKO_EXPECTS(tensor.defined(), ShapeError, collective, ": found an undefined tensor");
-  KUMIKO_EXPECTS(tensor.layout() == at::kStrided && tensor.is_contiguous(), ShapeError, collective, ": found a tensor of sizes ",
-                 tensor.sizes(), " that is not contiguous; pass tensor.contiguous()");
-  KUMIKO_EXPECTS(std::find(kTypes.begin(), kTypes.end(), tensor.scalar_type()) != kTypes.end(), ShapeError, collective,
-                 ": found a tensor of ", tensor.scalar_type(), ", needed fp32, fp64, bf16, fp16, int64, int32 or uint8");
+  KUMIKO_EXPECTS(tensor.layout() == at::kStrided && tensor.is_contiguous(), ShapeError, collective,
+                 ": found a tensor of sizes ", tensor.sizes(),
+                 " that is not contiguous; pass tensor.contiguous()");
+  KUMIKO_EXPECTS(std::find(kTypes.begin(), kTypes.end(), tensor.scalar_type()) != kTypes.end(), ShapeError,
+                 collective, ": found a tensor of ", tensor.scalar_type(),
+                 ", needed fp32, fp64, bf16, fp16, int64, int32 or uint8");
 }
 
 void expect_root(int root, int size) {
-  KUMIKO_EXPECTS(root >= 0 && root < size, ShapeError, "broadcast: found root ", root, ", needed a rank from 0 to ", size - 1);
+  KUMIKO_EXPECTS(root >= 0 && root < size, ShapeError, "broadcast: found root ", root,
+                 ", needed a rank from 0 to ", size - 1);
 }
 
 std::string QueuedCommunicator::label(const char* collective, const at::Tensor& tensor) {

@@ -11,12 +11,14 @@
 
 namespace kumiko::dist {
 
-// Throws ShapeError unless `tensor` is one that a collective takes: defined, contiguous, of a dtype named in communicator.hpp.
+// Throws ShapeError unless `tensor` is one that a collective takes: defined, contiguous, of a dtype named in
+// communicator.hpp.
 void expect_collective_tensor(const at::Tensor& tensor, const char* collective);
 // Throws ShapeError unless `root` is one of `size` ranks.
 void expect_root(int root, int size);
 
-// The collectives over a channel, in a thread of their own. Tensors of another device are staged through the CPU.
+// The collectives over a channel, in a thread of their own. Tensors of another device are staged through the
+// CPU.
 class QueuedCommunicator : public Communicator {
  public:
   explicit QueuedCommunicator(PointToPoint& channel) : channel_(channel) {}
@@ -30,7 +32,7 @@ class QueuedCommunicator : public Communicator {
   std::string label(const char* collective, const at::Tensor& tensor);
 
   PointToPoint& channel_;
-  std::int64_t count_ = 0;   // collectives so far, for messages
+  std::int64_t count_ = 0;  // collectives so far, for messages
   CollectiveQueue queue_;
 };
 

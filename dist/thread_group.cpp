@@ -25,7 +25,8 @@ class Mailboxes {
  public:
   enum class Outcome { received, late, sender_gone };
 
-  explicit Mailboxes(int size) : size_(size), boxes_(static_cast<std::size_t>(size) * size), gone_(size, false) {}
+  explicit Mailboxes(int size)
+      : size_(size), boxes_(static_cast<std::size_t>(size) * size), gone_(size, false) {}
 
   int size() const noexcept { return size_; }
 
@@ -39,7 +40,8 @@ class Mailboxes {
     std::unique_lock lock(mutex_);
     auto& waiting = box(from, to);
     const auto limit = std::chrono::duration<double>(timeout_seconds);
-    if (!changed_.wait_for(lock, limit, [&] { return !waiting.empty() || gone_[from] || failed_; })) return Outcome::late;
+    if (!changed_.wait_for(lock, limit, [&] { return !waiting.empty() || gone_[from] || failed_; }))
+      return Outcome::late;
     if (waiting.empty()) return Outcome::sender_gone;
     bytes = std::move(waiting.front());
     waiting.pop_front();
@@ -86,12 +88,16 @@ class ThreadChannel final : public PointToPoint {
     if (in.empty()) return;
     Bytes bytes;
     switch (mailboxes_.take(from, rank_, timeout_seconds_, bytes)) {
-      case Mailboxes::Outcome::late: throw PeerError(late_message(from, timeout_seconds_));
-      case Mailboxes::Outcome::sender_gone: throw PeerError(gone_message(from, "it has ended, or a rank has failed"));
-      case Mailboxes::Outcome::received: break;
+      case Mailboxes::Outcome::late:
+        throw PeerError(late_message(from, timeout_seconds_));
+      case Mailboxes::Outcome::sender_gone:
+        throw PeerError(gone_message(from, "it has ended, or a rank has failed"));
+      case Mailboxes::Outcome::received:
+        break;
     }
-    KUMIKO_EXPECTS(bytes.size() == in.size(), PeerError,
-                   length_message(from, static_cast<std::int64_t>(bytes.size()), static_cast<std::int64_t>(in.size())));
+    KUMIKO_EXPECTS(
+        bytes.size() == in.size(), PeerError,
+        length_message(from, static_cast<std::int64_t>(bytes.size()), static_cast<std::int64_t>(in.size())));
     std::copy(bytes.begin(), bytes.end(), in.begin());
   }
 
@@ -110,7 +116,8 @@ class ThreadCommunicator final : public QueuedCommunicator {
   }
 };
 
-void run_rank(Mailboxes& mailboxes, int rank, double timeout_seconds, const std::function<void(Communicator&)>& body) {
+void run_rank(Mailboxes& mailboxes, int rank, double timeout_seconds,
+              const std::function<void(Communicator&)>& body) {
   {
     ThreadChannel channel(mailboxes, rank, timeout_seconds);
     ThreadCommunicator communicator(channel);
@@ -137,6 +144,8 @@ void run_thread_group(int size, const CommOptions& options, const std::function<
   if (mailboxes.error()) std::rethrow_exception(mailboxes.error());
 }
 
-void run_thread_group(int size, const std::function<void(Communicator&)>& body) { run_thread_group(size, CommOptions{}, body); }
+void run_thread_group(int size, const std::function<void(Communicator&)>& body) {
+  run_thread_group(size, CommOptions{}, body);
+}
 
 }  // namespace kumiko::dist

@@ -16,8 +16,8 @@
 namespace kumiko::dist {
 namespace {
 
-constexpr std::int64_t kChunkBytes = 4 << 20;   // bounds the receive buffer
-constexpr std::int64_t kWholeBytes = 8 << 10;   // up to here latency counts more than bytes
+constexpr std::int64_t kChunkBytes = 4 << 20;  // bounds the receive buffer
+constexpr std::int64_t kWholeBytes = 8 << 10;  // up to here latency counts more than bytes
 
 template <ReduceOp op, class T>
 T combine(T lower, T upper) {
@@ -147,7 +147,8 @@ class TreeReducer {
   void reduce(int peer, Range out, Range in, bool own_is_lower) {
     for_chunks<Wired>(out, in, [&](Range out_chunk, Range in_chunk) {
       const std::span<Wired> received = buffer<Wired>(received_, in_chunk.size());
-      channel_.exchange(peer, std::as_bytes(encode<Wired>(out_chunk)), peer, std::as_writable_bytes(received));
+      channel_.exchange(peer, std::as_bytes(encode<Wired>(out_chunk)), peer,
+                        std::as_writable_bytes(received));
       Acc* own = values_.data() + in_chunk.begin;
       if (own_is_lower) {
         combine_into<op, true>(own, received.data(), in_chunk.size());
@@ -175,7 +176,8 @@ class TreeReducer {
   static void for_chunks(Range out, Range in, const Body& body) {
     constexpr std::int64_t kChunk = kChunkBytes / static_cast<std::int64_t>(sizeof(Wired));
     const std::int64_t longest = std::max(out.size(), in.size());
-    for (std::int64_t offset = 0; offset < longest; offset += kChunk) body(out.chunk(offset, kChunk), in.chunk(offset, kChunk));
+    for (std::int64_t offset = 0; offset < longest; offset += kChunk)
+      body(out.chunk(offset, kChunk), in.chunk(offset, kChunk));
   }
 
   template <class Wired>
@@ -193,7 +195,8 @@ class TreeReducer {
   void round_to_leaf(Range range) {
     if constexpr (!std::is_same_v<Acc, Leaf>) {
       Acc* values = values_.data() + range.begin;
-      for_each_index(range.size(), [=](std::int64_t i) { values[i] = static_cast<Acc>(cast_to<Leaf>(values[i])); });
+      for_each_index(range.size(),
+                     [=](std::int64_t i) { values[i] = static_cast<Acc>(cast_to<Leaf>(values[i])); });
     }
   }
 
@@ -254,13 +257,20 @@ void tree_all_reduce(PointToPoint& channel, at::Tensor& tensor, ReduceOp op, Wir
         return reduce_values<float, at::BFloat16>(channel, elements<float>(tensor), op);
       }
       return reduce_in_place<float>(channel, tensor, op);
-    case at::kDouble: return reduce_in_place<double>(channel, tensor, op);
-    case at::kLong: return reduce_in_place<std::int64_t>(channel, tensor, op);
-    case at::kInt: return reduce_in_place<std::int32_t>(channel, tensor, op);
-    case at::kByte: return reduce_in_place<std::uint8_t>(channel, tensor, op);
-    case at::kBFloat16: return reduce_in_fp32<at::BFloat16>(channel, tensor, op);
-    case at::kHalf: return reduce_in_fp32<at::Half>(channel, tensor, op);
-    default: throw ShapeError(concat("all_reduce: found a tensor of ", tensor.scalar_type()));
+    case at::kDouble:
+      return reduce_in_place<double>(channel, tensor, op);
+    case at::kLong:
+      return reduce_in_place<std::int64_t>(channel, tensor, op);
+    case at::kInt:
+      return reduce_in_place<std::int32_t>(channel, tensor, op);
+    case at::kByte:
+      return reduce_in_place<std::uint8_t>(channel, tensor, op);
+    case at::kBFloat16:
+      return reduce_in_fp32<at::BFloat16>(channel, tensor, op);
+    case at::kHalf:
+      return reduce_in_fp32<at::Half>(channel, tensor, op);
+    default:
+      throw ShapeError(concat("all_reduce: found a tensor of ", tensor.scalar_type()));
   }
 }
 

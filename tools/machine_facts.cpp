@@ -1,12 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/machine_facts.hpp"
 
-#include <arpa/inet.h>
-#include <ifaddrs.h>
-#include <net/if.h>
-#include <sched.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
 #include <cctype>
@@ -20,6 +14,11 @@
 #include <thread>
 
 #include <ATen/Context.h>
+#include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <sched.h>
+#include <unistd.h>
 
 #include "framework/core/build_info.hpp"
 #include "framework/core/error.hpp"
@@ -56,7 +55,8 @@ int usable_cores() {
 // "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar ..."
 std::optional<std::string> nvidia_driver() {
   for (const std::string& word : words_of(field_of(text_of("/proc/driver/nvidia/version"), "NVRM version"))) {
-    if (std::isdigit(static_cast<unsigned char>(word.front())) != 0 && word.find('.') != std::string::npos) return word;
+    if (std::isdigit(static_cast<unsigned char>(word.front())) != 0 && word.find('.') != std::string::npos)
+      return word;
   }
   std::error_code ignored;
   if (std::filesystem::exists("/dev/nvidiactl", ignored)) return "of unknown version";
@@ -73,7 +73,9 @@ std::optional<std::string> mpirun_version() {
   return text;
 }
 
-std::uint32_t ipv4_of(const sockaddr* address) { return ntohl(reinterpret_cast<const sockaddr_in*>(address)->sin_addr.s_addr); }
+std::uint32_t ipv4_of(const sockaddr* address) {
+  return ntohl(reinterpret_cast<const sockaddr_in*>(address)->sin_addr.s_addr);
+}
 
 std::string subnet_of(const ifaddrs& entry) {
   const std::uint32_t mask = ipv4_of(entry.ifa_netmask);
@@ -89,7 +91,8 @@ std::vector<NetworkInterface> interfaces() {
   const std::unique_ptr<ifaddrs, decltype(&freeifaddrs)> owner(first, freeifaddrs);
   std::vector<NetworkInterface> found;
   for (const ifaddrs* entry = first; entry != nullptr; entry = entry->ifa_next) {
-    const bool is_ipv4 = entry->ifa_addr != nullptr && entry->ifa_netmask != nullptr && entry->ifa_addr->sa_family == AF_INET;
+    const bool is_ipv4 =
+        entry->ifa_addr != nullptr && entry->ifa_netmask != nullptr && entry->ifa_addr->sa_family == AF_INET;
     if (!is_ipv4 || (entry->ifa_flags & IFF_UP) == 0 || (entry->ifa_flags & IFF_LOOPBACK) != 0) continue;
     found.push_back({entry->ifa_name, subnet_of(*entry)});
   }

@@ -47,12 +47,14 @@ TEST(CommOptions, ReadsEveryKey) {
 TEST(CommOptions, WritesWhatItReadIntoTheResolvedRecipe) {
   const ConfigNode root = ConfigNode::parse_text("comm: {wire: bf16}", "recipe.yaml");
   CommOptions::parse(root.child("comm"));
-  EXPECT_THAT(root.to_yaml(), testing::AllOf(testing::HasSubstr("backend: auto"), testing::HasSubstr("wire: bf16"),
-                                             testing::HasSubstr("timeout_seconds: 600")));
+  EXPECT_THAT(root.to_yaml(),
+              testing::AllOf(testing::HasSubstr("backend: auto"), testing::HasSubstr("wire: bf16"),
+                             testing::HasSubstr("timeout_seconds: 600")));
 }
 
 TEST(CommOptions, RefusesNcclThatIsNotBuilt) {
-  EXPECT_THAT(error_of("comm:\n  backend: nccl\n"), testing::AllOf(testing::HasSubstr("recipe.yaml:2"), testing::HasSubstr("built without NCCL")));
+  EXPECT_THAT(error_of("comm:\n  backend: nccl\n"),
+              testing::AllOf(testing::HasSubstr("recipe.yaml:2"), testing::HasSubstr("built without NCCL")));
 }
 
 TEST(CommOptions, RefusesWhatItDoesNotKnow) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One suite over every kind of communicator. A file that includes it instantiates Communicators with its kinds.
+// One suite over every kind of communicator. A file that includes it instantiates Communicators with its
+// kinds.
 #pragma once
 
 #include <bit>
@@ -82,14 +83,16 @@ inline at::Tensor make_expected_sum(int size, std::int64_t count, at::ScalarType
     if (narrow || as_bf16) part = part.to(at::kFloat);
   }
   const auto core = std::bit_floor(static_cast<unsigned>(size));
-  for (std::size_t rank = core; rank < parts.size(); ++rank) parts[rank - core] = parts[rank - core] + parts[rank];
+  for (std::size_t rank = core; rank < parts.size(); ++rank)
+    parts[rank - core] = parts[rank - core] + parts[rank];
   at::Tensor sum = tree_sum(parts, 0, core);
   if (as_bf16) sum = sum.to(at::kBFloat16);
   return sum.to(dtype);
 }
 
 inline at::Tensor expected_sum(int size, std::int64_t count, at::ScalarType dtype, Wire wire) {
-  return remembered(std::tuple(size, count, dtype, wire), [&] { return make_expected_sum(size, count, dtype, wire); });
+  return remembered(std::tuple(size, count, dtype, wire),
+                    [&] { return make_expected_sum(size, count, dtype, wire); });
 }
 
 inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
@@ -100,7 +103,8 @@ inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
 class Communicators : public ::testing::TestWithParam<Kind> {
  protected:
   static void run(const std::function<void(Communicator&)>& body) { GetParam().run(body); }
-  static void expect_sum(Communicator& comm, std::int64_t count, at::ScalarType dtype, Wire wire = Wire::native) {
+  static void expect_sum(Communicator& comm, std::int64_t count, at::ScalarType dtype,
+                         Wire wire = Wire::native) {
     at::Tensor tensor = values_of(comm.rank(), count, dtype);
     comm.all_reduce(tensor, ReduceOp::sum, wire)->wait();
     EXPECT_TRUE(same_bits(tensor, expected_sum(comm.size(), count, dtype, wire)))
@@ -110,7 +114,8 @@ class Communicators : public ::testing::TestWithParam<Kind> {
 
 TEST_P(Communicators, SumsInTheFixedTreeBitForBit) {
   run([](Communicator& comm) {
-    for (const std::int64_t count : {1, 3, 7, 64, 1000, 2047, 2048, 2049, 5461, 100003, 2500001}) expect_sum(comm, count, at::kFloat);
+    for (const std::int64_t count : {1, 3, 7, 64, 1000, 2047, 2048, 2049, 5461, 100003, 2500001})
+      expect_sum(comm, count, at::kFloat);
   });
 }
 
@@ -148,11 +153,13 @@ TEST_P(Communicators, TakesEmptyTensors) {
 
 TEST_P(Communicators, TakesTheMaximum) {
   run([](Communicator& comm) {
-    for (const auto dtype : {at::kFloat, at::kDouble, at::kLong, at::kInt, at::kByte, at::kBFloat16, at::kHalf}) {
+    for (const auto dtype :
+         {at::kFloat, at::kDouble, at::kLong, at::kInt, at::kByte, at::kBFloat16, at::kHalf}) {
       for (const std::int64_t count : {1, 5461}) {
         at::Tensor tensor = values_of(comm.rank(), count, dtype);
         comm.all_reduce(tensor, ReduceOp::max, Wire::bf16)->wait();
-        EXPECT_TRUE(same_bits(tensor, std::get<0>(at::stack(all_values(comm.size(), count, dtype)).max(0)))) << dtype;
+        EXPECT_TRUE(same_bits(tensor, std::get<0>(at::stack(all_values(comm.size(), count, dtype)).max(0))))
+            << dtype;
       }
     }
   });
@@ -160,8 +167,9 @@ TEST_P(Communicators, TakesTheMaximum) {
 
 TEST_P(Communicators, SpreadsNanThroughSumAndMaximum) {
   run([](Communicator& comm) {
-    for (const auto& [op, wire] : {std::pair(ReduceOp::sum, Wire::native), std::pair(ReduceOp::sum, Wire::bf16),
-                                   std::pair(ReduceOp::max, Wire::native)}) {
+    for (const auto& [op, wire] :
+         {std::pair(ReduceOp::sum, Wire::native), std::pair(ReduceOp::sum, Wire::bf16),
+          std::pair(ReduceOp::max, Wire::native)}) {
       at::Tensor tensor = at::ones({3}, at::kFloat);
       if (comm.rank() == comm.size() - 1) tensor[1] = std::numeric_limits<float>::quiet_NaN();
       comm.all_reduce(tensor, op, wire)->wait();
@@ -177,7 +185,8 @@ TEST_P(Communicators, BroadcastsFromEachRoot) {
       for (const std::int64_t count : {1, 3, 16385, 300001, 1048577}) {
         at::Tensor tensor = values_of(comm.rank(), count, at::kFloat);
         comm.broadcast(tensor, root)->wait();
-        EXPECT_TRUE(same_bits(tensor, values_of(root, count, at::kFloat))) << "root " << root << ", " << count;
+        EXPECT_TRUE(same_bits(tensor, values_of(root, count, at::kFloat)))
+            << "root " << root << ", " << count;
       }
     }
   });
@@ -194,7 +203,8 @@ TEST_P(Communicators, KeepsSeveralCollectivesInFlight) {
     comm.barrier();
     for (auto& work : works) work->wait();
     for (std::int64_t i = 0; i < 20; ++i) {
-      EXPECT_TRUE(same_bits(tensors[i], expected_sum(comm.size(), 100 * i + 1, at::kFloat, Wire::native))) << i;
+      EXPECT_TRUE(same_bits(tensors[i], expected_sum(comm.size(), 100 * i + 1, at::kFloat, Wire::native)))
+          << i;
     }
   });
 }
@@ -211,7 +221,8 @@ TEST_P(Communicators, FinishesWorkThatNobodyWaitsFor) {
 TEST_P(Communicators, RefusesTensorsItCannotSend) {
   run([](Communicator& comm) {
     EXPECT_THROW(std::ignore = comm.all_reduce(at::Tensor(), ReduceOp::sum), ShapeError);
-    EXPECT_THROW(std::ignore = comm.all_reduce(at::ones({4, 4}).t().slice(0, 0, 2), ReduceOp::sum), ShapeError);
+    EXPECT_THROW(std::ignore = comm.all_reduce(at::ones({4, 4}).t().slice(0, 0, 2), ReduceOp::sum),
+                 ShapeError);
     EXPECT_THROW(std::ignore = comm.all_reduce(at::ones({4}, at::kBool), ReduceOp::sum), ShapeError);
     EXPECT_THROW(std::ignore = comm.broadcast(at::ones({4}), comm.size()), ShapeError);
     EXPECT_THROW(std::ignore = comm.broadcast(at::ones({4}), -1), ShapeError);
@@ -232,7 +243,9 @@ TEST_P(Communicators, BarrierHoldsUntilAllHaveCome) {
 TEST_P(Communicators, GathersTextsOfAnyLength) {
   run([](Communicator& comm) {
     const auto text_of = [](int rank) {
-      return rank == 1 ? std::string() : std::string(static_cast<std::size_t>(rank) * 700, static_cast<char>('a' + rank)) + '\n';
+      return rank == 1
+                 ? std::string()
+                 : std::string(static_cast<std::size_t>(rank) * 700, static_cast<char>('a' + rank)) + '\n';
     };
     const std::vector<std::string> texts = gather_texts(comm, text_of(comm.rank()));
     ASSERT_EQ(texts.size(), static_cast<std::size_t>(comm.size()));
@@ -252,7 +265,9 @@ inline std::string agreement_error(Communicator& comm, const Facts& facts) {
 
 TEST_P(Communicators, AgreesOnEqualFacts) {
   run([](Communicator& comm) {
-    EXPECT_EQ(agreement_error(comm, {{"recipe", "a: 1\nb: 2\n"}, {"data", ""}, {"odd", std::string("3:x\0y", 5)}}), "");
+    EXPECT_EQ(
+        agreement_error(comm, {{"recipe", "a: 1\nb: 2\n"}, {"data", ""}, {"odd", std::string("3:x\0y", 5)}}),
+        "");
     EXPECT_EQ(agreement_error(comm, {}), "");
   });
 }
@@ -266,19 +281,22 @@ TEST_P(Communicators, NamesTheFirstFactThatDiffersOnEveryRank) {
       EXPECT_EQ(error, "");
     } else {
       EXPECT_THAT(error, testing::StartsWith("the ranks disagree on dtype: rank"));
-      EXPECT_THAT(error, testing::HasSubstr("'bf16', rank " + std::to_string(comm.size() - 1) + " has 'fp32'; start every rank"));
+      EXPECT_THAT(error, testing::HasSubstr("'bf16', rank " + std::to_string(comm.size() - 1) +
+                                            " has 'fp32'; start every rank"));
     }
   });
 }
 
 TEST_P(Communicators, ShowsTheLineOfARecipeThatDiffers) {
   run([](Communicator& comm) {
-    const std::string recipe = "model:\n  preset: 9m\nmethod:\n  rank: " + std::to_string(comm.rank() == 0 ? 128 : 64) + "\n";
+    const std::string recipe =
+        "model:\n  preset: 9m\nmethod:\n  rank: " + std::to_string(comm.rank() == 0 ? 128 : 64) + "\n";
     const std::string error = agreement_error(comm, {{"recipe", recipe}});
     if (comm.size() == 1) {
       EXPECT_EQ(error, "");
     } else {
-      EXPECT_THAT(error, testing::StartsWith("the ranks disagree on recipe (line 4): rank 0 has '  rank: 128', rank"));
+      EXPECT_THAT(error, testing::StartsWith(
+                             "the ranks disagree on recipe (line 4): rank 0 has '  rank: 128', rank"));
       EXPECT_THAT(error, testing::HasSubstr("'  rank: 64'"));
     }
   });
@@ -291,7 +309,8 @@ TEST_P(Communicators, NamesAFactThatOnlySomeRanksHave) {
     const std::string error = agreement_error(comm, facts);
     if (comm.size() > 1) {
       EXPECT_THAT(error, testing::HasSubstr("disagree on shards: "));
-      EXPECT_THAT(error, testing::HasSubstr(" nothing, rank " + std::to_string(comm.size() - 1) + " has '3'"));
+      EXPECT_THAT(error,
+                  testing::HasSubstr(" nothing, rank " + std::to_string(comm.size() - 1) + " has '3'"));
     } else {
       EXPECT_EQ(error, "");
     }

@@ -15,7 +15,9 @@ Kind threads(int size) {
   return {"threads_" + std::to_string(size), [size](const auto& body) { run_thread_group(size, body); }};
 }
 
-INSTANTIATE_TEST_SUITE_P(Local, Communicators, testing::Values(solo(), threads(1), threads(2), threads(3), threads(4), threads(6), threads(8)),
+INSTANTIATE_TEST_SUITE_P(Local, Communicators,
+                         testing::Values(solo(), threads(1), threads(2), threads(3), threads(4), threads(6),
+                                         threads(8)),
                          [](const auto& info) { return info.param.name; });
 
 std::string message_of(const std::function<void()>& body) {
@@ -61,7 +63,8 @@ TEST(ThreadGroup, NoticesARankThatHasEnded) {
 
 TEST(ThreadGroup, NoticesRanksThatRunDifferentCollectives) {
   const std::string message = message_of([] {
-    run_thread_group(2, [](Communicator& comm) { comm.all_reduce(at::ones({comm.rank() + 1}), ReduceOp::sum)->wait(); });
+    run_thread_group(
+        2, [](Communicator& comm) { comm.all_reduce(at::ones({comm.rank() + 1}), ReduceOp::sum)->wait(); });
   });
   EXPECT_THAT(message, testing::HasSubstr("the ranks run different collectives"));
 }
@@ -76,9 +79,13 @@ TEST(ThreadGroup, FailsEveryLaterCollectiveAfterAnError) {
   });
 }
 
-TEST(ThreadGroup, RefusesZeroRanks) { EXPECT_THROW(run_thread_group(0, [](Communicator&) {}), UsageError); }
+TEST(ThreadGroup, RefusesZeroRanks) {
+  EXPECT_THROW(run_thread_group(0, [](Communicator&) {}), UsageError);
+}
 
-TEST(SoloDeathTest, AbortEndsWithTheCode) { EXPECT_EXIT(make_solo()->abort(6), testing::ExitedWithCode(6), ""); }
+TEST(SoloDeathTest, AbortEndsWithTheCode) {
+  EXPECT_EXIT(make_solo()->abort(6), testing::ExitedWithCode(6), "");
+}
 
 class LaunchedByMpi : public testing::Test {
  protected:

@@ -10,7 +10,8 @@ Kind mpi() {
   return {"mpi", [](const auto& body) { body(*make_mpi({.timeout_seconds = 60})); }};
 }
 
-INSTANTIATE_TEST_SUITE_P(Mpi, Communicators, testing::Values(mpi()), [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Mpi, Communicators, testing::Values(mpi()),
+                         [](const auto& info) { return info.param.name; });
 
 TEST(MpiCommunicator, TimesOutOnARankThatDoesNotCome) {
   const auto patient = make_mpi({.timeout_seconds = 60});
@@ -22,7 +23,8 @@ TEST(MpiCommunicator, TimesOutOnARankThatDoesNotCome) {
       ADD_FAILURE() << "no error";
     } catch (const PeerError& error) {
       EXPECT_EQ(error.code(), ExitCode::peer);
-      EXPECT_THAT(error.what(), testing::StartsWith("rank 0 waited 0.3 s for rank 1 in all_reduce 1 (10 x Float)"));
+      EXPECT_THAT(error.what(),
+                  testing::StartsWith("rank 0 waited 0.3 s for rank 1 in all_reduce 1 (10 x Float)"));
     }
     EXPECT_THROW(hasty->barrier(), PeerError);
   }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// main() of tests that mpirun starts. Rank 0 prints GoogleTest's report, the others print their failures only; every rank fails when one does.
+// main() of tests that mpirun starts. Rank 0 prints GoogleTest's report, the others print their failures
+// only; every rank fails when one does.
 #include <cstdio>
 #include <memory>
 
@@ -27,10 +28,12 @@ class FailurePrinter final : public testing::EmptyTestEventListener {
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
-  const auto comm = kumiko::dist::make_mpi({.timeout_seconds = 120});   // MPI ends with this one, after the tests
+  const auto comm =
+      kumiko::dist::make_mpi({.timeout_seconds = 120});  // MPI ends with this one, after the tests
   if (comm->rank() != 0) {
     auto& listeners = testing::UnitTest::GetInstance()->listeners();
-    const std::unique_ptr<testing::TestEventListener> silenced(listeners.Release(listeners.default_result_printer()));
+    const std::unique_ptr<testing::TestEventListener> silenced(
+        listeners.Release(listeners.default_result_printer()));
     listeners.Append(std::make_unique<FailurePrinter>(comm->rank()).release());
   }
   at::Tensor failed = at::zeros({1}, at::kInt);

@@ -11,7 +11,8 @@
 namespace kumiko::dist {
 namespace {
 
-// Counts what one rank of a group sends and answers with zeros, so that the cost of an algorithm shows without its peers.
+// Counts what one rank of a group sends and answers with zeros, so that the cost of an algorithm shows
+// without its peers.
 class CountingChannel final : public PointToPoint {
  public:
   CountingChannel(int rank, int size) : rank_(rank), size_(size) {}

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/commands/doctor.hpp"
 
-#include <unistd.h>
-
 #include <filesystem>
 
 #include <CLI/CLI.hpp>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "framework/core/error.hpp"
 
@@ -42,9 +41,11 @@ Finding finding(const MachineFacts& facts, const std::string& subject) {
 }
 
 TEST(Doctor, HasNothingToSayAboutAHealthyComputer) {
-  for (const Finding& one : diagnose(healthy())) EXPECT_EQ(one.health, Health::ok) << one.subject << ": " << one.text;
+  for (const Finding& one : diagnose(healthy()))
+    EXPECT_EQ(one.health, Health::ok) << one.subject << ": " << one.text;
   const std::string text = to_text(diagnose(healthy()));
-  EXPECT_THAT(text, HasSubstr("ok       kumiko   0.1.0, build 0123456789ab, LibTorch 2.11.0, without CUDA\n"));
+  EXPECT_THAT(text,
+              HasSubstr("ok       kumiko   0.1.0, build 0123456789ab, LibTorch 2.11.0, without CUDA\n"));
   EXPECT_THAT(text, HasSubstr("ok       cpu      Example 9000, 8 cores, AVX2, AVX-512, AMX bf16\n"));
   EXPECT_THAT(text, HasSubstr("24 GiB of 32 GiB available"));
 }
@@ -55,7 +56,8 @@ TEST(Doctor, NotesWhatIsSlowOrSmall) {
   facts.available_memory_bytes = std::int64_t{1} << 30;
   facts.free_disk_bytes = std::int64_t{1} << 30;
   facts.write_seconds = 3.0;
-  for (const char* subject : {"cpu", "memory", "disk", "writing"}) EXPECT_EQ(finding(facts, subject).health, Health::note) << subject;
+  for (const char* subject : {"cpu", "memory", "disk", "writing"})
+    EXPECT_EQ(finding(facts, subject).health, Health::note) << subject;
   EXPECT_THAT(finding(facts, "memory").text, HasSubstr("--dry-run"));
 }
 
@@ -83,7 +85,8 @@ TEST(Doctor, AnswersWhatMpirunRefuses) {
   MachineFacts facts = healthy();
   facts.is_root = true;
   EXPECT_EQ(finding(facts, "root").health, Health::note);
-  EXPECT_THAT(finding(facts, "root").text, HasSubstr("OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"));
+  EXPECT_THAT(finding(facts, "root").text,
+              HasSubstr("OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"));
   facts.mpirun_may_run_as_root = true;
   EXPECT_EQ(finding(facts, "root").health, Health::ok);
   EXPECT_THAT(finding(facts, "slots").text, HasSubstr("--oversubscribe"));
@@ -97,13 +100,15 @@ TEST(Doctor, AdvisesTheRealOneOfSeveralInterfaces) {
   MachineFacts facts = healthy();
   facts.interfaces = {{"docker0", "172.17.0.0/16"}, {"enp3s0", "192.168.1.0/24"}};
   EXPECT_EQ(finding(facts, "network").health, Health::note);
-  EXPECT_THAT(finding(facts, "network").text, HasSubstr("--mca btl_tcp_if_include 192.168.1.0/24 --mca oob_tcp_if_include 192.168.1.0/24"));
+  EXPECT_THAT(finding(facts, "network").text,
+              HasSubstr("--mca btl_tcp_if_include 192.168.1.0/24 --mca oob_tcp_if_include 192.168.1.0/24"));
   facts.interfaces.clear();
   EXPECT_EQ(finding(facts, "network").health, Health::ok);
 }
 
 TEST(FieldOf, FindsTheWholeKey) {
-  const std::string text = "model\t\t: 167\nmodel name\t: Example 9000\nflags : avx2 fma\nMemTotal:       24 kB\nempty :\n";
+  const std::string text =
+      "model\t\t: 167\nmodel name\t: Example 9000\nflags : avx2 fma\nMemTotal:       24 kB\nempty :\n";
   EXPECT_EQ(field_of(text, "model"), "167");
   EXPECT_EQ(field_of(text, "model name"), "Example 9000");
   EXPECT_EQ(field_of(text, "MemTotal"), "24 kB");
@@ -115,7 +120,8 @@ class DoctorFolder : public testing::Test {
  protected:
   void SetUp() override { std::filesystem::create_directories(folder_); }
   void TearDown() override { std::filesystem::remove_all(folder_); }
-  const std::filesystem::path folder_ = std::filesystem::path(testing::TempDir()) / ("kumiko_doctor_test_" + std::to_string(getpid()));
+  const std::filesystem::path folder_ =
+      std::filesystem::path(testing::TempDir()) / ("kumiko_doctor_test_" + std::to_string(getpid()));
 };
 
 TEST_F(DoctorFolder, LooksAtThisComputerAndLeavesNothingBehind) {

@@ -12,12 +12,12 @@ class App;
 
 namespace kumiko::tools {
 
-enum class Health { ok, note, problem };   // a note may matter later, a problem stops a run
+enum class Health { ok, note, problem };  // a note may matter later, a problem stops a run
 
 struct Finding {
   Health health = Health::ok;
   std::string subject;
-  std::string text;     // what is so, and what to do about it
+  std::string text;  // what is so, and what to do about it
 };
 
 std::vector<Finding> diagnose(const MachineFacts& facts);
