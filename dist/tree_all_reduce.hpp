@@ -20,9 +20,8 @@ namespace kumiko::dist {
 // - bf16, fp16: partial sums are fp32 and travel as fp32 (the ranks' own values travel in 16 bits); one
 //   rounding, at the end.
 //
-// - fp32 with Wire::bf16 and a sum: each rank's values are rounded to bf16 first, then as for bf16; the
-// result
-//   is an fp32 tensor of bf16 values.
+// - sums of fp32 with Wire::bf16: each rank's values are rounded to bf16, then as for bf16; the result is
+//   an fp32 tensor of bf16 values.
 //
 // Wire::fp32 gives for 16-bit tensors the result of Wire::native, whose sums lose nothing on the way. max
 // spreads NaN.
