@@ -48,14 +48,15 @@ std::vector<std::string_view> codec_names() {
 void validate(const QuantFormat& format) {
   codec_of(format.codec);
   const std::int64_t size = format.block_size;
-  KUMIKO_EXPECTS(size >= kMinBlockSize && size <= kMaxBlockSize && (size & (size - 1)) == 0, UsageError, "block size ",
-                 size, " is not a power of two from ", kMinBlockSize, " to ", kMaxBlockSize);
+  KUMIKO_EXPECTS(size >= kMinBlockSize && size <= kMaxBlockSize && (size & (size - 1)) == 0, UsageError,
+                 "block size ", size, " is not a power of two from ", kMinBlockSize, " to ", kMaxBlockSize);
 }
 
 std::string describe(const QuantFormat& format) {
   const Codec& codec = codec_of(format.codec);
   if (codec.bits == 0) return std::string(codec.name);
-  return concat(codec.name, ", block ", format.block_size, format.double_quant ? ", double quantization" : "");
+  return concat(codec.name, ", block ", format.block_size,
+                format.double_quant ? ", double quantization" : "");
 }
 
 }  // namespace kumiko::quant

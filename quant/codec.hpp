@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The seam through which block codecs join: NF4 today, others by a value of CodecKind, a file pair and a line of the table
-// in codec.cpp.
+// The seam through which block codecs join: NF4 today, others by a value of CodecKind, a file pair and a line
+// of the table in codec.cpp.
 #pragma once
 
 #include <cstdint>
@@ -28,14 +28,16 @@ struct QuantFormat {
   }
 };
 
-// A codec cuts the flat, row-major tensor into blocks (the last may be short), and keeps one code of `bits` bits for each
-// element and one fp32 scale for each block. Both functions choose the kernel of the tensors' device.
+// A codec cuts the flat, row-major tensor into blocks (the last may be short), and keeps one code of `bits`
+// bits for each element and one fp32 scale for each block. Both functions choose the kernel of the tensors'
+// device.
 struct Codec {
   CodecKind kind;
   std::string_view name;  // in recipes and checkpoints
   std::int64_t bits;      // of one code; 0: the dense tensor is kept and there are no functions
 
-  // dense: contiguous fp32, bf16 or fp16 [n]; codes: uint8 [code_bytes(n)]; scales: fp32 [ceil(n / block_size)].
+  // dense: contiguous fp32, bf16 or fp16 [n]; codes: uint8 [code_bytes(n)]; scales: fp32 [ceil(n /
+  // block_size)].
   void (*encode)(const at::Tensor& dense, std::int64_t block_size, at::Tensor& codes, at::Tensor& scales);
   // out: contiguous fp32, bf16 or fp16 [n].
   void (*decode)(const at::Tensor& codes, const Scales& scales, std::int64_t block_size, at::Tensor& out);

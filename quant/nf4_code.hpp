@@ -7,7 +7,8 @@
 
 namespace kumiko::quant {
 
-// NormalFloat4 (QLoRA, arXiv 2305.14314, appendix E): quantiles of N(0, 1) scaled to [-1, 1], with an exact zero.
+// NormalFloat4 (QLoRA, arXiv 2305.14314, appendix E): quantiles of N(0, 1) scaled to [-1, 1], with an exact
+// zero.
 inline constexpr std::array<float, 16> kNf4Code = {
     -1.0f,
     -0.6961928009986877f,
@@ -27,8 +28,9 @@ inline constexpr std::array<float, 16> kNf4Code = {
     1.0f,
 };
 
-// Borders between neighbouring codes, their fp32 midpoints; a value on a border takes the lower code. bitsandbytes' CPU
-// backend takes the same; its CUDA kernels hold decimal constants, four of which (0, 8, 12, 14) round to a neighbour.
+// Borders between neighbouring codes, their fp32 midpoints; a value on a border takes the lower code.
+// bitsandbytes' CPU backend takes the same; its CUDA kernels hold decimal constants, four of which (0, 8, 12,
+// 14) round to a neighbour.
 inline constexpr std::array<float, 15> kNf4Thresholds = [] {
   std::array<float, 15> thresholds{};
   for (std::size_t i = 0; i < thresholds.size(); ++i) thresholds[i] = (kNf4Code[i] + kNf4Code[i + 1]) / 2.0f;

@@ -57,8 +57,8 @@ std::vector<std::int64_t> read_sizes(const StateReader& in, std::string_view nam
                  "' is not a list of 64-bit integers; take an older checkpoint");
   const auto* data = stored.const_data_ptr<std::int64_t>();
   std::vector<std::int64_t> sizes(data, data + stored.numel());
-  KUMIKO_EXPECTS(checked_numel(sizes) >= 0, CheckpointError, "'", path, "' holds impossible sizes ", at::IntArrayRef(sizes),
-                 "; take an older checkpoint");
+  KUMIKO_EXPECTS(checked_numel(sizes) >= 0, CheckpointError, "'", path, "' holds impossible sizes ",
+                 at::IntArrayRef(sizes), "; take an older checkpoint");
   return sizes;
 }
 
@@ -78,7 +78,8 @@ std::vector<QuantizedTensor::Part> QuantizedTensor::parts() {
           {"scale_absmax", &scales_.group_absmax}};
 }
 
-QuantizedTensor::QuantizedTensor() : sizes_{0}, format_{.codec = CodecKind::none}, codes_(at::empty({0}, at::kFloat)) {}
+QuantizedTensor::QuantizedTensor()
+    : sizes_{0}, format_{.codec = CodecKind::none}, codes_(at::empty({0}, at::kFloat)) {}
 
 std::int64_t QuantizedTensor::numel() const noexcept { return checked_numel(sizes_); }
 
@@ -104,8 +105,8 @@ QuantizedTensor QuantizedTensor::quantize(const at::Tensor& dense, const QuantFo
   return value;
 }
 
-QuantizedTensor QuantizedTensor::empty(at::IntArrayRef sizes, const QuantFormat& format, at::ScalarType dense_dtype,
-                                       at::Device device) {
+QuantizedTensor QuantizedTensor::empty(at::IntArrayRef sizes, const QuantFormat& format,
+                                       at::ScalarType dense_dtype, at::Device device) {
   validate(format);
   const std::int64_t numel = checked_numel(sizes);
   KUMIKO_EXPECTS(numel >= 0, ShapeError, "impossible sizes ", sizes);
@@ -135,8 +136,8 @@ at::Tensor QuantizedTensor::dequantize(at::ScalarType dtype) const {
 void QuantizedTensor::dequantize_into(at::Tensor& out) const {
   check_dtype("dequantize", out.scalar_type());
   KUMIKO_EXPECTS(out.numel() == numel() && out.is_contiguous() && out.device() == device(), ShapeError,
-                 "dequantize needs a contiguous tensor of ", numel(), " elements on ", device(), ", got ", out.sizes(), " on ",
-                 out.device(), out.is_contiguous() ? "" : ", not contiguous");
+                 "dequantize needs a contiguous tensor of ", numel(), " elements on ", device(), ", got ",
+                 out.sizes(), " on ", out.device(), out.is_contiguous() ? "" : ", not contiguous");
   at::Tensor target = out.detach();
   if (is_dense()) {
     target.view({-1}).copy_(codes_.view({-1}));
@@ -151,7 +152,8 @@ std::int64_t QuantizedTensor::nbytes() const {
   return total;
 }
 
-std::int64_t QuantizedTensor::nbytes_for(std::int64_t numel, const QuantFormat& format, at::ScalarType dense_dtype) {
+std::int64_t QuantizedTensor::nbytes_for(std::int64_t numel, const QuantFormat& format,
+                                         at::ScalarType dense_dtype) {
   constexpr std::int64_t kFp32Bytes = 4;
   const Codec& codec = codec_of(format.codec);
   if (codec.bits == 0) return numel * static_cast<std::int64_t>(c10::elementSize(dense_dtype));
@@ -195,12 +197,14 @@ QuantizedTensor QuantizedTensor::load(const StateReader& in, std::string_view na
   const auto expect = [&](const char* part, at::Tensor& to, at::IntArrayRef part_sizes, auto dtype_fits) {
     const std::string path = part_path(name, part);
     const at::Tensor stored = in.tensor(path);
-    KUMIKO_EXPECTS(stored.sizes() == part_sizes && dtype_fits(stored.scalar_type()), CheckpointError, "'", path, "' is ",
-                   stored.scalar_type(), stored.sizes(), ", which does not fit a value of ", at::IntArrayRef(sizes), " in ",
-                   describe(format), "; take an older checkpoint");
+    KUMIKO_EXPECTS(stored.sizes() == part_sizes && dtype_fits(stored.scalar_type()), CheckpointError, "'",
+                   path, "' is ", stored.scalar_type(), stored.sizes(), ", which does not fit a value of ",
+                   at::IntArrayRef(sizes), " in ", describe(format), "; take an older checkpoint");
     to = stored.to(device, stored.scalar_type(), false, true, at::MemoryFormat::Contiguous);
   };
-  const auto is = [](at::ScalarType wanted) { return [wanted](at::ScalarType found) { return found == wanted; }; };
+  const auto is = [](at::ScalarType wanted) {
+    return [wanted](at::ScalarType found) { return found == wanted; };
+  };
   if (value.is_dense()) {
     expect("dense", value.codes_, sizes, is_supported);
     return value;
@@ -213,17 +217,21 @@ QuantizedTensor QuantizedTensor::load(const StateReader& in, std::string_view na
   }
   expect("scale_codes", value.scales_.values, {blocks}, is(at::kByte));
   expect("scale_offset", value.scales_.offset, {1}, is(at::kFloat));
-  expect("scale_absmax", value.scales_.group_absmax, {(blocks + kScaleGroup - 1) / kScaleGroup}, is(at::kFloat));
+  expect("scale_absmax", value.scales_.group_absmax, {(blocks + kScaleGroup - 1) / kScaleGroup},
+         is(at::kFloat));
   return value;
 }
 
 QuantizedTensor QuantizedTensor::load(const StateReader& in, std::string_view name, at::IntArrayRef sizes,
-                                      const QuantFormat& format, at::ScalarType dense_dtype, at::Device device) {
+                                      const QuantFormat& format, at::ScalarType dense_dtype,
+                                      at::Device device) {
   QuantizedTensor value = load(in, name, device);
-  KUMIKO_EXPECTS(value.sizes() == sizes && value.format() == format, CheckpointError, "'", name, "' is ", value.sizes(),
-                 " in ", describe(value.format()), " in the checkpoint, ", sizes, " in ", describe(format), " in this run");
-  KUMIKO_EXPECTS(!value.is_dense() || value.codes_.scalar_type() == dense_dtype, CheckpointError, "'", name, "' is kept in ",
-                 value.codes_.scalar_type(), " in the checkpoint, in ", dense_dtype, " in this run");
+  KUMIKO_EXPECTS(value.sizes() == sizes && value.format() == format, CheckpointError, "'", name, "' is ",
+                 value.sizes(), " in ", describe(value.format()), " in the checkpoint, ", sizes, " in ",
+                 describe(format), " in this run");
+  KUMIKO_EXPECTS(!value.is_dense() || value.codes_.scalar_type() == dense_dtype, CheckpointError, "'", name,
+                 "' is kept in ", value.codes_.scalar_type(), " in the checkpoint, in ", dense_dtype,
+                 " in this run");
   return value;
 }
 

@@ -14,19 +14,19 @@
 
 namespace kumiko::quant {
 
-// An owning, immutable tensor in a block format, of any sizes. Copies share storage, which storage() alone can change;
-// quantizing again makes a new value. With codec `none` it keeps the dense tensor.
+// An owning, immutable tensor in a block format, of any sizes. Copies share storage, which storage() alone
+// can change; quantizing again makes a new value. With codec `none` it keeps the dense tensor.
 //
-// NaN and infinities are no error: the block they are in decodes to numbers that are not finite, and with double
-// quantization all blocks do, because the mean of the scales is lost. Double quantization also rounds a scale within 1 % of
-// the largest fp32 number to infinity at times.
+// NaN and infinities are no error: the block they are in decodes to numbers that are not finite, and with
+// double quantization all blocks do, because the mean of the scales is lost. Double quantization also rounds
+// a scale within 1 % of the largest fp32 number to infinity at times.
 class QuantizedTensor {
  public:
   // Sizes [0], codec none.
   QuantizedTensor();
 
-  // dense: fp32, bf16 or fp16, any strides; ShapeError for another dtype, UsageError for a bad block size. dense_dtype: what
-  // codec `none` keeps it in, by default the dtype it has; ignored by the others.
+  // dense: fp32, bf16 or fp16, any strides; ShapeError for another dtype, UsageError for a bad block size.
+  // dense_dtype: what codec `none` keeps it in, by default the dtype it has; ignored by the others.
   static QuantizedTensor quantize(const at::Tensor& dense, const QuantFormat& format,
                                   std::optional<at::ScalarType> dense_dtype = std::nullopt);
 
@@ -49,8 +49,8 @@ class QuantizedTensor {
   // nbytes() of a value of `numel` elements, without making one.
   static std::int64_t nbytes_for(std::int64_t numel, const QuantFormat& format, at::ScalarType dense_dtype);
 
-  // All tensors that make up the value, contiguous, in a fixed order. Writing into them (a broadcast) changes the value and
-  // its copies.
+  // All tensors that make up the value, contiguous, in a fixed order. Writing into them (a broadcast) changes
+  // the value and its copies.
   std::vector<at::Tensor> storage() const;
 
   QuantizedTensor to(at::Device device) const;
@@ -59,9 +59,11 @@ class QuantizedTensor {
   void save(StateWriter& out, std::string_view name) const;
   // Throws CheckpointError for a part that is missing or does not fit the stored format and sizes.
   static QuantizedTensor load(const StateReader& in, std::string_view name, at::Device device = at::kCPU);
-  // The same, and throws CheckpointError unless sizes, format and the dtype of a dense value are those of this run.
+  // The same, and throws CheckpointError unless sizes, format and the dtype of a dense value are those of
+  // this run.
   static QuantizedTensor load(const StateReader& in, std::string_view name, at::IntArrayRef sizes,
-                              const QuantFormat& format, at::ScalarType dense_dtype, at::Device device = at::kCPU);
+                              const QuantFormat& format, at::ScalarType dense_dtype,
+                              at::Device device = at::kCPU);
 
  private:
   struct Part;

@@ -55,8 +55,8 @@ HWY_INLINE auto load_fp32(const Bf16* from) {
   return hn::BitCast(F32(), hn::ShiftLeft<16>(wide));
 }
 
-// Rebiases the exponent by 112, twice for infinities and NaN; a subnormal becomes a difference of two normal numbers, exact
-// also where denormals are flushed.
+// Rebiases the exponent by 112, twice for infinities and NaN; a subnormal becomes a difference of two normal
+// numbers, exact also where denormals are flushed.
 HWY_INLINE auto load_fp32(const Fp16* from) {
   const F32 f32;
   const U32 u32;
@@ -65,7 +65,8 @@ HWY_INLINE auto load_fp32(const Fp16* from) {
   const auto magnitude = hn::ShiftLeft<13>(hn::And(half, hn::Set(u32, 0x7fffu)));
   const auto rebias = hn::Set(u32, 112u << 23);
   const auto is_special = hn::Gt(hn::BitCast(I32(), magnitude), hn::Set(I32(), (31 << 23) - 1));
-  const auto normal = hn::Add(hn::Add(magnitude, rebias), hn::IfThenElseZero(hn::RebindMask(u32, is_special), rebias));
+  const auto normal =
+      hn::Add(hn::Add(magnitude, rebias), hn::IfThenElseZero(hn::RebindMask(u32, is_special), rebias));
   const auto one_up = hn::Set(u32, 113u << 23);
   const auto subnormal = hn::Sub(hn::BitCast(f32, hn::Add(magnitude, one_up)), hn::BitCast(f32, one_up));
   const auto is_subnormal = hn::Lt(hn::BitCast(I32(), magnitude), hn::Set(I32(), 1 << 23));
@@ -87,8 +88,8 @@ HWY_INLINE float group_absmax(const T* from, std::int64_t count) {
 
 #if HWY_MAX_BYTES >= 32 && !HWY_HAVE_SCALABLE
 
-// A search tree over the thresholds, level by level, from the largest: a step to the right is "at or below". Lanes of a level
-// are looked up within a register, so that a code takes 4 compares instead of 15.
+// A search tree over the thresholds, level by level, from the largest: a step to the right is "at or below".
+// Lanes of a level are looked up within a register, so that a code takes 4 compares instead of 15.
 struct SearchTables {
   hn::VFromD<F32> level0;
   hn::VFromD<F32> level1;
@@ -178,7 +179,8 @@ HWY_INLINE void encode_range(const T* from, std::int64_t count, float factor, st
   std::uint8_t packed[kGroup / 2];
   std::memcpy(padded, from + i, static_cast<std::size_t>(count - i) * sizeof(T));
   encode_group<kDivide>(padded, factor, search, packed);
-  if (count % 2 != 0) packed[(count - i) / 2] = static_cast<std::uint8_t>((packed[(count - i) / 2] & 0xf0) | kNf4ZeroCode);
+  if (count % 2 != 0)
+    packed[(count - i) / 2] = static_cast<std::uint8_t>((packed[(count - i) / 2] & 0xf0) | kNf4ZeroCode);
   std::memcpy(codes + i / 2, packed, static_cast<std::size_t>((count - i + 1) / 2));
 }
 
@@ -190,11 +192,13 @@ HWY_INLINE float absmax_of(const T* from, std::int64_t count) {
   T padded[kGroup] = {};
   std::memcpy(padded, from + whole, static_cast<std::size_t>(count - whole) * sizeof(T));
   const float rest = group_absmax(padded, kGroup);
-  return std::bit_cast<float>(std::max(std::bit_cast<std::int32_t>(absmax), std::bit_cast<std::int32_t>(rest)));
+  return std::bit_cast<float>(
+      std::max(std::bit_cast<std::int32_t>(absmax), std::bit_cast<std::int32_t>(rest)));
 }
 
 template <class T>
-void encode_all(const T* dense, std::int64_t numel, std::int64_t block_size, std::uint8_t* codes, float* absmax) {
+void encode_all(const T* dense, std::int64_t numel, std::int64_t block_size, std::uint8_t* codes,
+                float* absmax) {
   for (std::int64_t begin = 0; begin < numel; begin += block_size, ++absmax) {
     const std::int64_t count = std::min(block_size, numel - begin);
     const float found = absmax_of(dense + begin, count);
@@ -209,8 +213,8 @@ void encode_all(const T* dense, std::int64_t numel, std::int64_t block_size, std
   }
 }
 
-// The sixteen values that a block can decode to, as their bytes: `planes[k]` holds byte k of each. Decoding is then table
-// lookups only, and rounding costs sixteen elements a block.
+// The sixteen values that a block can decode to, as their bytes: `planes[k]` holds byte k of each. Decoding
+// is then table lookups only, and rounding costs sixteen elements a block.
 template <int kBytes>
 struct Planes {
   alignas(64) std::uint8_t byte[kBytes][16];
@@ -237,7 +241,8 @@ HWY_INLINE auto round_to(const Fp16*, V value) {
   const auto normal = hn::ShiftRight<13>(hn::Add(rebiased, odd));
   // Added to 0.5, whose ulp is fp16's smallest subnormal, the value is rounded by the adder.
   const auto half = hn::Set(f32, 0.5f);
-  const auto subnormal = hn::Sub(hn::BitCast(i32, hn::Add(hn::BitCast(f32, magnitude), half)), hn::BitCast(i32, half));
+  const auto subnormal =
+      hn::Sub(hn::BitCast(i32, hn::Add(hn::BitCast(f32, magnitude), half)), hn::BitCast(i32, half));
   auto result = hn::IfThenElse(hn::Lt(magnitude, hn::Set(i32, 113 << 23)), subnormal, normal);
   result = hn::IfThenElse(hn::Gt(magnitude, hn::Set(i32, (143 << 23) - 1)), hn::Set(i32, 0x7c00), result);
   result = hn::IfThenElse(hn::Gt(magnitude, hn::Set(i32, 0x7f800000)), hn::Set(i32, 0x7e00), result);
@@ -282,10 +287,12 @@ HWY_INLINE void fill_planes(const float*, float scale, Planes<4>& planes) {
 HWY_INLINE auto load_codes(const std::uint8_t* codes) {
   const hn::Repartition<std::uint16_t, Bytes> u16;
   const auto wide = hn::PromoteTo(u16, hn::LoadU(hn::Rebind<std::uint8_t, decltype(u16)>(), codes));
-  return hn::BitCast(Bytes(), hn::Or(hn::ShiftRight<4>(wide), hn::And(hn::ShiftLeft<8>(wide), hn::Set(u16, 0x0f00))));
+  return hn::BitCast(Bytes(),
+                     hn::Or(hn::ShiftRight<4>(wide), hn::And(hn::ShiftLeft<8>(wide), hn::Set(u16, 0x0f00))));
 }
 
-HWY_INLINE void decode_groups(const std::uint8_t* codes, const Planes<2>& planes, std::int64_t count, std::uint8_t* out) {
+HWY_INLINE void decode_groups(const std::uint8_t* codes, const Planes<2>& planes, std::int64_t count,
+                              std::uint8_t* out) {
   const Bytes u8;
   const auto low = hn::LoadDup128(u8, planes.byte[0]);
   const auto high = hn::LoadDup128(u8, planes.byte[1]);
@@ -295,7 +302,8 @@ HWY_INLINE void decode_groups(const std::uint8_t* codes, const Planes<2>& planes
   }
 }
 
-HWY_INLINE void decode_groups(const std::uint8_t* codes, const Planes<4>& planes, std::int64_t count, std::uint8_t* out) {
+HWY_INLINE void decode_groups(const std::uint8_t* codes, const Planes<4>& planes, std::int64_t count,
+                              std::uint8_t* out) {
   const Bytes u8;
   const auto p0 = hn::LoadDup128(u8, planes.byte[0]);
   const auto p1 = hn::LoadDup128(u8, planes.byte[1]);
@@ -303,13 +311,14 @@ HWY_INLINE void decode_groups(const std::uint8_t* codes, const Planes<4>& planes
   const auto p3 = hn::LoadDup128(u8, planes.byte[3]);
   for (std::int64_t i = 0; i < count; i += static_cast<std::int64_t>(hn::Lanes(u8))) {
     const auto code = load_codes(codes + i / 2);
-    hn::StoreInterleaved4(hn::TableLookupBytes(p0, code), hn::TableLookupBytes(p1, code), hn::TableLookupBytes(p2, code),
-                          hn::TableLookupBytes(p3, code), u8, out + 4 * i);
+    hn::StoreInterleaved4(hn::TableLookupBytes(p0, code), hn::TableLookupBytes(p1, code),
+                          hn::TableLookupBytes(p2, code), hn::TableLookupBytes(p3, code), u8, out + 4 * i);
   }
 }
 
 template <class T>
-void decode_all(const std::uint8_t* codes, const float* absmax, std::int64_t numel, std::int64_t block_size, T* out) {
+void decode_all(const std::uint8_t* codes, const float* absmax, std::int64_t numel, std::int64_t block_size,
+                T* out) {
   constexpr std::int64_t kSize = sizeof(T);
   auto* bytes = reinterpret_cast<std::uint8_t*>(out);
   Planes<sizeof(T)> planes;
@@ -330,18 +339,24 @@ void decode_all(const std::uint8_t* codes, const float* absmax, std::int64_t num
 void encode(const void* dense, Element type, std::int64_t numel, std::int64_t block_size, std::uint8_t* codes,
             float* absmax) {
   switch (type) {
-    case Element::fp32: return encode_all(static_cast<const float*>(dense), numel, block_size, codes, absmax);
-    case Element::bf16: return encode_all(static_cast<const Bf16*>(dense), numel, block_size, codes, absmax);
-    case Element::fp16: return encode_all(static_cast<const Fp16*>(dense), numel, block_size, codes, absmax);
+    case Element::fp32:
+      return encode_all(static_cast<const float*>(dense), numel, block_size, codes, absmax);
+    case Element::bf16:
+      return encode_all(static_cast<const Bf16*>(dense), numel, block_size, codes, absmax);
+    case Element::fp16:
+      return encode_all(static_cast<const Fp16*>(dense), numel, block_size, codes, absmax);
   }
 }
 
-void decode(const std::uint8_t* codes, const float* absmax, std::int64_t numel, std::int64_t block_size, void* out,
-            Element type) {
+void decode(const std::uint8_t* codes, const float* absmax, std::int64_t numel, std::int64_t block_size,
+            void* out, Element type) {
   switch (type) {
-    case Element::fp32: return decode_all(codes, absmax, numel, block_size, static_cast<float*>(out));
-    case Element::bf16: return decode_all(codes, absmax, numel, block_size, static_cast<Bf16*>(out));
-    case Element::fp16: return decode_all(codes, absmax, numel, block_size, static_cast<Fp16*>(out));
+    case Element::fp32:
+      return decode_all(codes, absmax, numel, block_size, static_cast<float*>(out));
+    case Element::bf16:
+      return decode_all(codes, absmax, numel, block_size, static_cast<Bf16*>(out));
+    case Element::fp16:
+      return decode_all(codes, absmax, numel, block_size, static_cast<Fp16*>(out));
   }
 }
 
@@ -359,13 +374,13 @@ HWY_EXPORT(decode);
 
 bool has_simd() { return HWY_DYNAMIC_DISPATCH(is_vectorised)(); }
 
-void encode_blocks(const void* dense, Element type, std::int64_t numel, std::int64_t block_size, std::uint8_t* codes,
-                   float* absmax) {
+void encode_blocks(const void* dense, Element type, std::int64_t numel, std::int64_t block_size,
+                   std::uint8_t* codes, float* absmax) {
   HWY_DYNAMIC_DISPATCH(encode)(dense, type, numel, block_size, codes, absmax);
 }
 
-void decode_blocks(const std::uint8_t* codes, const float* absmax, std::int64_t numel, std::int64_t block_size, void* out,
-                   Element type) {
+void decode_blocks(const std::uint8_t* codes, const float* absmax, std::int64_t numel,
+                   std::int64_t block_size, void* out, Element type) {
   HWY_DYNAMIC_DISPATCH(decode)(codes, absmax, numel, block_size, out, type);
 }
 

@@ -25,7 +25,8 @@ float mean_of(const float* scales, std::int64_t n) {
   at::parallel_for(0, static_cast<std::int64_t>(parts.size()), 8, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t chunk = first; chunk < last; ++chunk) {
       double part = 0.0;
-      for (std::int64_t i = chunk * kSumChunk; i < std::min((chunk + 1) * kSumChunk, n); ++i) part += scales[i];
+      for (std::int64_t i = chunk * kSumChunk; i < std::min((chunk + 1) * kSumChunk, n); ++i)
+        part += scales[i];
       parts[chunk] = part;
     }
   });
@@ -44,7 +45,8 @@ std::uint8_t nearest_code(const std::array<float, 255>& thresholds, float x) {
 // Largest magnitude, infinity above all numbers and NaN above infinity.
 float centred_absmax(const float* scales, std::int64_t count, float offset) {
   std::int32_t largest = 0;
-  for (std::int64_t i = 0; i < count; ++i) largest = std::max(largest, std::bit_cast<std::int32_t>(std::fabs(scales[i] - offset)));
+  for (std::int64_t i = 0; i < count; ++i)
+    largest = std::max(largest, std::bit_cast<std::int32_t>(std::fabs(scales[i] - offset)));
   return std::bit_cast<float>(largest);
 }
 

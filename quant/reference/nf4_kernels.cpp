@@ -56,8 +56,8 @@ void encode(const T* dense, std::int64_t numel, std::int64_t block_size, std::ui
 
 void nf4_encode(const at::Tensor& dense, std::int64_t block_size, at::Tensor& codes, at::Tensor& absmax) {
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, dense.scalar_type(), "nf4_encode", [&] {
-    encode(dense.const_data_ptr<scalar_t>(), dense.numel(), block_size, codes.mutable_data_ptr<std::uint8_t>(),
-           absmax.mutable_data_ptr<float>());
+    encode(dense.const_data_ptr<scalar_t>(), dense.numel(), block_size,
+           codes.mutable_data_ptr<std::uint8_t>(), absmax.mutable_data_ptr<float>());
   });
 }
 

@@ -3,10 +3,10 @@
 
 usage: bitsandbytes_nf4.py BUILD_DIR      (needs bitsandbytes, numpy, torch)
 
-Codes, scales and decoded values are equal in every bit. The doubled scales are checked in two steps: the offset is a mean that
-bitsandbytes sums in fp32 and Kumiko in fp64, so it may differ by rounding; from our own offset, the 8-bit codes are those of
-the map's fp32 midpoints. bitsandbytes' CPU library finds them through a table of 2^16 steps, so next to a midpoint it may take
-the other neighbour.
+Codes, scales and decoded values are equal in every bit. The doubled scales are checked in two steps: the
+offset is a mean that bitsandbytes sums in fp32 and Kumiko in fp64, so it may differ by rounding; from our own
+offset, the 8-bit codes are those of the map's fp32 midpoints. bitsandbytes' CPU library finds them through a
+table of 2^16 steps, so next to a midpoint it may take the other neighbour.
 """
 
 import math

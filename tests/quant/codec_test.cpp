@@ -39,7 +39,8 @@ TEST(QuantFormat, AcceptsPowersOfTwoFrom32To4096Only) {
 }
 
 TEST(QuantFormat, ComparesWhatMatters) {
-  EXPECT_EQ((QuantFormat{.codec = CodecKind::none, .block_size = 64}), (QuantFormat{.codec = CodecKind::none, .block_size = 32}));
+  EXPECT_EQ((QuantFormat{.codec = CodecKind::none, .block_size = 64}),
+            (QuantFormat{.codec = CodecKind::none, .block_size = 32}));
   EXPECT_NE(QuantFormat{}, (QuantFormat{.block_size = 32}));
   EXPECT_NE(QuantFormat{}, (QuantFormat{.double_quant = false}));
   EXPECT_NE(QuantFormat{}, (QuantFormat{.codec = CodecKind::none}));

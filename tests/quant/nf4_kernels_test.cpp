@@ -41,7 +41,8 @@ struct Backend {
 
 Encoded encode(EncodeKernel kernel, const at::Tensor& dense, std::int64_t block_size) {
   const std::int64_t numel = dense.numel();
-  Encoded out{at::empty({(numel + 1) / 2}, at::kByte), at::empty({(numel + block_size - 1) / block_size}, at::kFloat)};
+  Encoded out{at::empty({(numel + 1) / 2}, at::kByte),
+              at::empty({(numel + block_size - 1) / block_size}, at::kFloat)};
   kernel(dense, block_size, out.codes, out.absmax);
   return out;
 }
@@ -121,7 +122,8 @@ TEST_P(Nf4Kernels, CodesOfTheLcgSequenceHaveThePublishedHistogram) {
     ++histogram[byte >> 4];
     ++histogram[byte & 15];
   }
-  EXPECT_THAT(histogram, testing::ElementsAre(317, 464, 322, 232, 232, 186, 189, 161, 148, 183, 179, 201, 245, 290, 438, 309));
+  EXPECT_THAT(histogram, testing::ElementsAre(317, 464, 322, 232, 232, 186, 189, 161, 148, 183, 179, 201, 245,
+                                              290, 438, 309));
 }
 
 TEST_P(Nf4Kernels, EncodesBf16) {
@@ -218,7 +220,8 @@ TEST_P(Nf4Kernels, SpreadsNoNonFiniteValueBeyondItsBlock) {
 }
 
 TEST_P(Nf4Kernels, RoundsToTheTargetsTypeAsLibTorchDoes) {
-  const at::Tensor dense = at::cat({normal({5000}, 1) * 1e-8, normal({5000}, 2) * 1e-4, normal({5000}, 3) * 1e5, normal({5000}, 4)});
+  const at::Tensor dense = at::cat(
+      {normal({5000}, 1) * 1e-8, normal({5000}, 2) * 1e-4, normal({5000}, 3) * 1e5, normal({5000}, 4)});
   const Encoded value = encode(dense);
   const at::Tensor exact = decode(value, 20000);
   for (const auto dtype : {at::kBFloat16, at::kHalf}) {
@@ -229,7 +232,8 @@ TEST_P(Nf4Kernels, RoundsToTheTargetsTypeAsLibTorchDoes) {
 // mean |err| of N(0, 1): 0.072798 with standard deviation 7.4e-5 over a million elements at block 64.
 TEST_P(Nf4Kernels, HasThePublishedErrorOnANormalDistribution) {
   const at::Tensor dense = normal({1024 * 1024}, 7);
-  const std::vector<std::pair<std::int64_t, double>> expected = {{32, 0.067746}, {64, 0.072798}, {128, 0.076831}, {256, 0.080337}};
+  const std::vector<std::pair<std::int64_t, double>> expected = {
+      {32, 0.067746}, {64, 0.072798}, {128, 0.076831}, {256, 0.080337}};
   for (const auto& [block_size, error] : expected) {
     const at::Tensor off = decode(encode(dense, block_size), dense.numel(), block_size) - dense;
     EXPECT_NEAR(off.abs().mean().item<double>(), error, 4 * 7.4e-5) << "block " << block_size;
@@ -265,40 +269,51 @@ class Nf4EveryTarget : public testing::TestWithParam<std::int64_t> {
     const Encoded expected = quant::encode(reference::nf4_encode, dense, block_size);
     force(GetParam());
     const Encoded found = quant::encode(cpu::nf4_encode, dense, block_size);
-    const auto what = [&] { return concat(dense.numel(), " elements, block ", block_size, ", ", dense.scalar_type()); };
+    const auto what = [&] {
+      return concat(dense.numel(), " elements, block ", block_size, ", ", dense.scalar_type());
+    };
     ASSERT_EQ(hex_of(found.codes), hex_of(expected.codes)) << what();
     ASSERT_TRUE(same_bits(found.absmax.nan_to_num(7), expected.absmax.nan_to_num(7))) << what();
     for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
-      const at::Tensor plain = quant::decode(reference::nf4_decode, expected, dense.numel(), block_size, dtype);
+      const at::Tensor plain =
+          quant::decode(reference::nf4_decode, expected, dense.numel(), block_size, dtype);
       const at::Tensor fast = quant::decode(cpu::nf4_decode, expected, dense.numel(), block_size, dtype);
       ASSERT_TRUE(fast.isnan().equal(plain.isnan())) << what() << " to " << dtype;
-      ASSERT_TRUE(same_bits(fast.nan_to_num(7, INFINITY, -INFINITY), plain.nan_to_num(7, INFINITY, -INFINITY)))
+      ASSERT_TRUE(
+          same_bits(fast.nan_to_num(7, INFINITY, -INFINITY), plain.nan_to_num(7, INFINITY, -INFINITY)))
           << what() << " to " << dtype;
     }
   }
 };
 
 INSTANTIATE_TEST_SUITE_P(Targets, Nf4EveryTarget, testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
-                         [](const auto& param_info) { return std::string(hwy::TargetName(param_info.param)); });
+                         [](const auto& param_info) {
+                           return std::string(hwy::TargetName(param_info.param));
+                         });
 
 TEST_P(Nf4EveryTarget, EqualsTheReferenceForEveryBlockSizeAndType) {
   for (std::int64_t block_size = 32; block_size <= 4096; block_size *= 2) {
     const at::Tensor dense = normal({3 * block_size + block_size / 2 + 1}, block_size);
-    for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) expect_equal_to_reference(dense.to(dtype), block_size);
+    for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf})
+      expect_equal_to_reference(dense.to(dtype), block_size);
   }
 }
 
 TEST_P(Nf4EveryTarget, EqualsTheReferenceAtEveryCountUpToThreeBlocks) {
   for (std::int64_t numel = 0; numel <= 3 * 64 + 1; ++numel) {
-    for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) expect_equal_to_reference(normal({numel}, numel).to(dtype), 64);
+    for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf})
+      expect_equal_to_reference(normal({numel}, numel).to(dtype), 64);
   }
 }
 
-TEST_P(Nf4EveryTarget, EqualsTheReferenceOnAMatrixOfOddWidth) { expect_equal_to_reference(normal({64, 5461}, 3).view({-1}), 64); }
+TEST_P(Nf4EveryTarget, EqualsTheReferenceOnAMatrixOfOddWidth) {
+  expect_equal_to_reference(normal({64, 5461}, 3).view({-1}), 64);
+}
 
 TEST_P(Nf4EveryTarget, EqualsTheReferenceFromDenormalToHuge) {
   for (int exponent = -149; exponent <= 127; ++exponent) {
-    expect_equal_to_reference(normal({200}, exponent + 200).clamp(-1.9, 1.9) * std::ldexp(1.0f, exponent), 64);
+    expect_equal_to_reference(normal({200}, exponent + 200).clamp(-1.9, 1.9) * std::ldexp(1.0f, exponent),
+                              64);
   }
 }
 
@@ -323,8 +338,11 @@ TEST_P(Nf4EveryTarget, EqualsTheReferenceOnNonFiniteValues) {
 }
 
 TEST_P(Nf4EveryTarget, DecodesToAnyRepresentableScaleAsTheReferenceDoes) {
-  const at::Tensor bits = at::randint(0, 0x7f800000, {4096}, at::detail::createCPUGenerator(9), at::TensorOptions(at::kInt));
-  Encoded value{at::randint(0, 256, {4096 * 16}, at::detail::createCPUGenerator(10), at::TensorOptions(at::kByte)), bits.view(at::kFloat)};
+  const at::Tensor bits =
+      at::randint(0, 0x7f800000, {4096}, at::detail::createCPUGenerator(9), at::TensorOptions(at::kInt));
+  Encoded value{
+      at::randint(0, 256, {4096 * 16}, at::detail::createCPUGenerator(10), at::TensorOptions(at::kByte)),
+      bits.view(at::kFloat)};
   for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
     force(GetParam());
     const at::Tensor fast = quant::decode(cpu::nf4_decode, value, 4096 * 32, 32, dtype);

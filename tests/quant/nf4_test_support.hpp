@@ -43,7 +43,8 @@ inline at::Tensor lcg_values(std::int64_t n) {
   std::uint64_t state = 12345;
   for (std::int64_t i = 0; i < n; ++i) {
     state = (1103515245ULL * state + 12345ULL) % (1ULL << 31);
-    values.mutable_data_ptr<float>()[i] = static_cast<float>(static_cast<double>(state) / 2147483648.0 * 2.0 - 1.0);
+    values.mutable_data_ptr<float>()[i] =
+        static_cast<float>(static_cast<double>(state) / 2147483648.0 * 2.0 - 1.0);
   }
   return values;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// nf4_tool BLOCK_SIZE INPUT OUTPUT: quantizes the raw fp32 values of a file for comparison with other implementations.
-// Output: codes, scales (fp32), scale codes, offset, group scales, then the values decoded with plain and with doubled scales.
+// nf4_tool BLOCK_SIZE INPUT OUTPUT: quantizes the raw fp32 values of a file for comparison with other
+// implementations. Output: codes, scales (fp32), scale codes, offset, group scales, then the values decoded
+// with plain and with doubled scales.
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
@@ -25,7 +26,8 @@ at::Tensor read_floats(const std::string& path) {
 }
 
 void write(std::ofstream& file, const at::Tensor& tensor) {
-  file.write(static_cast<const char*>(tensor.const_data_ptr()), static_cast<std::streamsize>(tensor.nbytes()));
+  file.write(static_cast<const char*>(tensor.const_data_ptr()),
+             static_cast<std::streamsize>(tensor.nbytes()));
 }
 
 void run(std::int64_t block_size, const std::string& input, const std::string& output) {

@@ -41,7 +41,8 @@ std::string message_of(const std::function<void()>& action) {
 }
 
 TEST(QuantizedTensor, KeepsSizesThroughARoundTrip) {
-  for (const std::vector<std::int64_t>& sizes : {std::vector<std::int64_t>{}, {0}, {1}, {3, 5}, {64, 5461}, {2, 0, 3}, {7, 9, 11}}) {
+  for (const std::vector<std::int64_t>& sizes :
+       {std::vector<std::int64_t>{}, {0}, {1}, {3, 5}, {64, 5461}, {2, 0, 3}, {7, 9, 11}}) {
     const at::Tensor dense = normal(sizes, 1);
     for (const bool double_quant : {false, true}) {
       const auto value = QuantizedTensor::quantize(dense, nf4(64, double_quant));
@@ -96,7 +97,8 @@ TEST(QuantizedTensor, IsIdempotentInItsCodes) {
 
 TEST(QuantizedTensor, ReadsATransposedTensorRowMajor) {
   const at::Tensor dense = normal({40, 70}, 9).t();
-  EXPECT_TRUE(same_value(QuantizedTensor::quantize(dense, {}), QuantizedTensor::quantize(dense.contiguous(), {})));
+  EXPECT_TRUE(
+      same_value(QuantizedTensor::quantize(dense, {}), QuantizedTensor::quantize(dense.contiguous(), {})));
 }
 
 TEST(QuantizedTensor, IgnoresThatItsSourceRequiresGrad) {
@@ -112,12 +114,14 @@ TEST(QuantizedTensor, KnowsItsBytesBeforehand) {
     for (std::int64_t block_size = 32; block_size <= 4096; block_size *= 2) {
       for (const bool double_quant : {false, true}) {
         const QuantFormat format = nf4(block_size, double_quant);
-        ASSERT_EQ(QuantizedTensor::nbytes_for(numel, format, at::kFloat), QuantizedTensor::quantize(dense, format).nbytes())
+        ASSERT_EQ(QuantizedTensor::nbytes_for(numel, format, at::kFloat),
+                  QuantizedTensor::quantize(dense, format).nbytes())
             << numel << " " << describe(format);
       }
     }
     for (const auto dtype : {at::kFloat, at::kBFloat16}) {
-      EXPECT_EQ(QuantizedTensor::nbytes_for(numel, kNone, dtype), QuantizedTensor::quantize(dense.to(dtype), kNone).nbytes());
+      EXPECT_EQ(QuantizedTensor::nbytes_for(numel, kNone, dtype),
+                QuantizedTensor::quantize(dense.to(dtype), kNone).nbytes());
     }
   }
 }
@@ -140,16 +144,19 @@ TEST(QuantizedTensor, DequantizesIntoEveryType) {
 TEST(QuantizedTensor, RefusesAnOutputThatDoesNotFit) {
   const auto value = QuantizedTensor::quantize(normal({33, 64}, 3), {});
   at::Tensor narrow = at::empty({33, 63});
-  EXPECT_THAT(message_of<ShapeError>([&] { value.dequantize_into(narrow); }), HasSubstr("2112 elements on cpu, got [33, 63]"));
+  EXPECT_THAT(message_of<ShapeError>([&] { value.dequantize_into(narrow); }),
+              HasSubstr("2112 elements on cpu, got [33, 63]"));
   at::Tensor transposed = at::empty({64, 33}).t();
-  EXPECT_THAT(message_of<ShapeError>([&] { value.dequantize_into(transposed); }), HasSubstr("not contiguous"));
+  EXPECT_THAT(message_of<ShapeError>([&] { value.dequantize_into(transposed); }),
+              HasSubstr("not contiguous"));
   at::Tensor wide = at::empty({33, 64}, at::kDouble);
   EXPECT_THROW(value.dequantize_into(wide), ShapeError);
   EXPECT_THROW(value.dequantize(at::kInt), ShapeError);
 }
 
 TEST(QuantizedTensor, RefusesOtherSources) {
-  EXPECT_THAT(message_of<ShapeError>([] { QuantizedTensor::quantize(at::zeros({4}, at::kDouble), {}); }), HasSubstr("not Double"));
+  EXPECT_THAT(message_of<ShapeError>([] { QuantizedTensor::quantize(at::zeros({4}, at::kDouble), {}); }),
+              HasSubstr("not Double"));
   EXPECT_THROW(QuantizedTensor::quantize(at::zeros({4}), nf4(48, true)), UsageError);
 }
 
@@ -188,12 +195,14 @@ TEST(QuantizedTensor, IsReplacedByWritingIntoItsStorage) {
 
 TEST(QuantizedTensor, RoundTripsThroughState) {
   for (const QuantFormat& format : {nf4(64, true), nf4(4096, false), kNone}) {
-    for (const std::vector<std::int64_t>& sizes : {std::vector<std::int64_t>{}, {0, 4}, {31, 17}, {64, 5461}}) {
+    for (const std::vector<std::int64_t>& sizes :
+         {std::vector<std::int64_t>{}, {0, 4}, {31, 17}, {64, 5461}}) {
       const auto value = QuantizedTensor::quantize(normal(sizes, 13), format, at::kBFloat16);
       MemoryState state;
       value.save(state, "layers.0.weight");
       EXPECT_TRUE(same_value(QuantizedTensor::load(state, "layers.0.weight"), value));
-      EXPECT_TRUE(same_value(QuantizedTensor::load(state, "layers.0.weight", sizes, format, at::kBFloat16), value));
+      EXPECT_TRUE(
+          same_value(QuantizedTensor::load(state, "layers.0.weight", sizes, format, at::kBFloat16), value));
     }
   }
 }
@@ -231,7 +240,8 @@ TEST_F(DamagedState, RefusesAPartOfAnotherSizeOrType) {
   const MemoryState whole = state_;
   for (const char* part : {"w/codes", "w/scale_codes", "w/scale_offset", "w/scale_absmax"}) {
     state_.tensors[part] = at::cat({state_.tensors[part], state_.tensors[part]});
-    EXPECT_THAT(failure(), testing::AllOf(HasSubstr(part), HasSubstr("does not fit a value of [8, 100] in nf4, block 64")));
+    EXPECT_THAT(failure(), testing::AllOf(HasSubstr(part),
+                                          HasSubstr("does not fit a value of [8, 100] in nf4, block 64")));
     state_ = whole;
     state_.tensors[part] = state_.tensors[part].to(at::kInt);
     EXPECT_THAT(failure(), testing::AllOf(HasSubstr(part), HasSubstr("Int")));
@@ -240,7 +250,8 @@ TEST_F(DamagedState, RefusesAPartOfAnotherSizeOrType) {
 }
 
 TEST_F(DamagedState, RefusesImpossibleSizes) {
-  for (const std::vector<std::int64_t>& sizes : {std::vector<std::int64_t>{-8, 100}, {1LL << 40, 1LL << 40}}) {
+  for (const std::vector<std::int64_t>& sizes :
+       {std::vector<std::int64_t>{-8, 100}, {1LL << 40, 1LL << 40}}) {
     state_.tensors["w/sizes"] = at::tensor(sizes, at::kLong);
     EXPECT_THAT(failure(), HasSubstr("impossible sizes"));
   }
@@ -257,15 +268,18 @@ TEST_F(DamagedState, RefusesAFormatItDoesNotKnow) {
 
 TEST_F(DamagedState, RefusesAValueOfAnotherRun) {
   const auto load = [&](at::IntArrayRef sizes, const QuantFormat& format) {
-    return message_of<CheckpointError>([&] { QuantizedTensor::load(state_, "w", sizes, format, at::kFloat); });
+    return message_of<CheckpointError>(
+        [&] { QuantizedTensor::load(state_, "w", sizes, format, at::kFloat); });
   };
-  EXPECT_THAT(load({100, 8}, {}), HasSubstr("[8, 100] in nf4, block 64, double quantization in the checkpoint, [100, 8]"));
+  EXPECT_THAT(load({100, 8}, {}),
+              HasSubstr("[8, 100] in nf4, block 64, double quantization in the checkpoint, [100, 8]"));
   EXPECT_THAT(load({8, 100}, nf4(64, false)), HasSubstr("[8, 100] in nf4, block 64 in this run"));
 
   MemoryState dense;
   QuantizedTensor::quantize(at::ones({3}), kNone).save(dense, "w");
-  EXPECT_THAT(message_of<CheckpointError>([&] { QuantizedTensor::load(dense, "w", {3}, kNone, at::kBFloat16); }),
-              HasSubstr("kept in Float in the checkpoint, in BFloat16 in this run"));
+  EXPECT_THAT(
+      message_of<CheckpointError>([&] { QuantizedTensor::load(dense, "w", {3}, kNone, at::kBFloat16); }),
+      HasSubstr("kept in Float in the checkpoint, in BFloat16 in this run"));
 }
 
 TEST(QuantizedTensor, StaysWhatItIsOnItsOwnDevice) {

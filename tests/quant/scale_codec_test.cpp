@@ -55,8 +55,9 @@ TEST(ScaleCodec, EncodesTheScalesOfTheLcgSequence) {
   const auto value = QuantizedTensor::quantize(dense, nf4(64, true)).storage();
   EXPECT_EQ(value[2].item<float>(), 0.9838453531f);
   const auto* codes = value[1].const_data_ptr<std::uint8_t>();
-  EXPECT_THAT(std::vector<int>(codes, codes + 16),
-              testing::ElementsAre(62, 193, 63, 54, 196, 199, 195, 199, 199, 194, 48, 52, 192, 164, 190, 200));
+  EXPECT_THAT(
+      std::vector<int>(codes, codes + 16),
+      testing::ElementsAre(62, 193, 63, 54, 196, 199, 195, 199, 199, 194, 48, 52, 192, 164, 190, 200));
   EXPECT_EQ(value[3].item<float>(), 0.0667249560f);
 }
 
@@ -77,7 +78,8 @@ TEST(ScaleCodec, EqualsTheReferenceBitForBit) {
 TEST(ScaleCodec, TakesTheNearestEntryOfTheMap) {
   const at::Tensor scales = normal({1000}, 4).abs();
   const Scales value = encode_scales(scales);
-  const at::Tensor map = at::from_blob(const_cast<float*>(signed_dynamic_map().data()), {256}, at::kFloat).to(at::kDouble);
+  const at::Tensor map =
+      at::from_blob(const_cast<float*>(signed_dynamic_map().data()), {256}, at::kFloat).to(at::kDouble);
   const at::Tensor absmax = value.group_absmax.repeat_interleave(256).slice(0, 0, 1000).to(at::kDouble);
   const at::Tensor wanted = (scales - value.offset).to(at::kDouble) / absmax;
   const at::Tensor distance = (wanted.unsqueeze(1) - map).abs();
