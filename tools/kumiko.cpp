@@ -10,9 +10,9 @@
 #include "framework/core/log.hpp"
 #include "framework/core/memory_counter.hpp"
 #include "tools/commands/commands.hpp"
-//TMP#include "tools/commands/doctor.hpp"
-//TMP#include "tools/commands/prepare.hpp"
-//TMP#include "tools/commands/tokenizer.hpp"
+#include "tools/commands/doctor.hpp"
+#include "tools/commands/prepare.hpp"
+#include "tools/commands/tokenizer.hpp"
 
 namespace {
 
@@ -37,12 +37,12 @@ int main(int argc, char** argv) {
   app.failure_message(CLI::FailureMessage::help);
   app.option_defaults()->always_capture_default();
   kumiko::tools::add_train(app);
-//TMP  kumiko::tools::add_prepare(app);
-//TMP  kumiko::tools::add_tokenizer(app);
+  kumiko::tools::add_prepare(app);
+  kumiko::tools::add_tokenizer(app);
   kumiko::tools::add_eval(app);
   kumiko::tools::add_generate(app);
   kumiko::tools::add_inspect(app);
-//TMP  kumiko::tools::add_doctor(app);
+  kumiko::tools::add_doctor(app);
   try {
     app.parse(argc, argv);
     return 0;

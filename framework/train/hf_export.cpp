@@ -6,7 +6,7 @@
 #include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
 
-//HF#include "data/hf_tokenizer.hpp"
+#include "data/hf_tokenizer.hpp"
 #include "framework/core/error.hpp"
 #include "framework/core/files.hpp"
 #include "framework/train/safetensors.hpp"
@@ -66,7 +66,7 @@ void export_hf(LanguageModel& model, const data::Tokenizer& tokenizer, at::Scala
     write_safetensors(folder / "model.safetensors", entries,
                       [&](std::size_t i) { return sources.at(entries[i].name)().to(dtype); });
     write_json(folder / "config.json", model_config(model.options(), tokenizer, dtype));
-//HF    data::export_hf_tokenizer(tokenizer, folder);
+    data::export_hf_tokenizer(tokenizer, folder);
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
