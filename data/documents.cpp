@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "data/byte_reader.hpp"
 #include "data/json_field.hpp"

@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The shard file: a header of 512 bytes, then an HDF5 image (HDF5 tools find it behind the header, as behind
-// any user block).
+// The shard file: a header of 512 bytes, then an HDF5 image, which HDF5 tools find as behind any user block.
 //
 //   header   0  "KUMSHARD"            8  u32 version       12  u32 header bytes (512)
 //           16  u64 image bytes      24  SHA-256 of the image
 //           56  zero                480  SHA-256 of bytes 0 to 479
-//   image   tokens            u16 (vocabulary up to 65536) or u32, [tokens]: documents one after the other,
-//   each with EOS
+//   image   tokens            u16 (vocabulary up to 65536) or u32, [tokens]: each document with its EOS
 //           document_offsets  i64 [documents + 1]: first token of each document; last: the number of tokens
 //           token_counts      i64 [vocab_size]: how often each id occurs in `tokens`
 //           tokenizer         u8 [..]: the SentencePiece model
-//           attributes        vocab_size, eos_id, text_bytes (integers), split, tokenizer_digest,
-//           content_digest (texts)
+//           attributes        integers vocab_size, eos_id, text_bytes; texts split,
+//                             tokenizer_digest, content_digest
 //
 // Numbers are little-endian. The digest of the whole image is checked before HDF5 sees a byte of it.
 #pragma once
