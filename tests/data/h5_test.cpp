@@ -2,10 +2,12 @@
 #include "data/h5.hpp"
 
 #include <atomic>
+#include <csignal>
 #include <cstring>
 #include <thread>
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include "framework/core/files.hpp"
 #include "tests/support/temp_folder.hpp"
@@ -226,6 +228,30 @@ TEST(Files, ReplaceDurablyAndLeaveNothingBehindOnFailure) {
   std::size_t entries = 0;
   for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(folder.path())) ++entries;
   EXPECT_EQ(entries, 2U);
+}
+
+TEST(Files, KeepTheOldBytesWhenThereIsNoRoomForTheNew) {
+  const TempFolder folder;
+  write_file_durably(folder / "a.bin", std::string_view("old"));
+  const std::vector<std::byte> large(100'000);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit small{50'000, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  std::string message;
+  try {
+    write_file_durably(folder / "a.bin", large);
+  } catch (const FileError& error) {
+    message = error.what();
+  }
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, old_handler);
+
+  EXPECT_NE(message.find("100000 bytes needed"), std::string::npos) << message;
+  EXPECT_EQ(read_file(folder / "a.bin", 100).size(), 3U);
+  const std::filesystem::directory_iterator entries(folder.path());
+  EXPECT_EQ(std::distance(begin(entries), end(entries)), 1);
 }
 
 }  // namespace

@@ -13,8 +13,11 @@ namespace kumiko::tools {
 
 void CorpusFlags::add_to(CLI::App& command) {
   command.add_option("input", inputs, "text or JSONL files (also .gz, .zst), or folders of them")->required();
-  command.add_option("--suffix", suffixes,
-                     "endings of the files taken from folders (default .txt .md .rst .text .jsonl .ndjson)");
+  command
+      .add_option("--suffix", suffixes,
+                  "ending of the files taken from folders; may be repeated (default .txt .md .rst .text "
+                  ".jsonl .ndjson)")
+      ->allow_extra_args(false);
   command.add_option("--document", unit, "what one document is in a text file")
       ->check(CLI::IsMember({"file", "line", "blank-line"}))
       ->capture_default_str();
