@@ -21,6 +21,15 @@ void broadcast(dist::Communicator& comm, at::Tensor tensor, std::size_t owner) {
   comm.broadcast(std::move(tensor), static_cast<int>(owner))->wait();
 }
 
+// Each layer's value is held by one rank and 0 on the others; summed in the order of the layers on any number of ranks.
+double mean_over_layers(const std::vector<double>& values, dist::Communicator& comm) {
+  at::Tensor all = at::tensor(values, at::kDouble);
+  comm.all_reduce(all, dist::ReduceOp::sum)->wait();
+  double sum = 0.0;
+  for (std::int64_t i = 0; i < all.numel(); ++i) sum += all[i].item<double>();
+  return sum / static_cast<double>(values.size());
+}
+
 quant::QuantFormat parse_format(const ConfigNode& node, std::string_view key, bool quantized, std::int64_t block_size, bool double_quant) {
   quant::QuantFormat format{quant::CodecKind::none, block_size, double_quant};
   const std::string word = node.text(key, quantized ? "nf4" : "none");
@@ -155,7 +164,8 @@ StepPlan LoqtMethod::begin_step(std::int64_t step) {
   if (layers_.empty() || !options_.schedule.due(step)) return {};
   groups_ = make_groups();
   fitted_.assign(layers_.size(), std::nullopt);
-  energy_ = 0.0;
+  energy_.assign(layers_.size(), 0.0);
+  error_.assign(layers_.size(), 0.0);
   finite_ = true;
   passes_per_group_ = BasisSketch::passes(options_.basis, layers_.front()->has_projector());
   // A random basis needs no gradient: one pass only tells the step's loss.
@@ -197,7 +207,7 @@ void LoqtMethod::end_pass(int pass, dist::Communicator& comm) {
     if (last) {
       if (!owns(i, comm)) continue;
       FittedBasis fitted = sketch.finish();
-      energy_ += fitted.captured_energy;
+      energy_[i] = fitted.captured_energy;
       fitted_[i].emplace(layers_[i]->side(), fitted.basis, options_.basis_format);
       sketches_[i - group.first] = nullptr;
       continue;
@@ -216,7 +226,7 @@ void LoqtMethod::end_pass(int pass, dist::Communicator& comm) {
   }
 }
 
-void LoqtMethod::merge_layer(std::size_t index, Optimizer& optimizer, dist::Communicator& comm, double& error) {
+void LoqtMethod::merge_layer(std::size_t index, Optimizer& optimizer, dist::Communicator& comm) {
   LoqtLinear& layer = *layers_[index];
   const std::string& factor = layer.factor().name;
   const std::size_t owner = owner_of(index, comm);
@@ -227,7 +237,7 @@ void LoqtMethod::merge_layer(std::size_t index, Optimizer& optimizer, dist::Comm
       fitted_[index].emplace(layer.side(), sketch.finish().basis, options_.basis_format);
     }
     const at::Tensor old = layer.has_projector() ? layer.projector().basis(at::kFloat) : at::Tensor();
-    error += layer.merge(std::move(*fitted_[index]));
+    error_[index] = layer.merge(std::move(*fitted_[index]));
     fitted_[index].reset();
     if (old.defined() && options_.moments == Moments::rotate) {
       const at::Tensor rotation = at::mm(layer.projector().basis(at::kFloat).t(), old);   // P_new^T P_old, [r, r]
@@ -254,14 +264,10 @@ MethodReport LoqtMethod::end_step(std::int64_t step, Optimizer& optimizer, dist:
     return report;
   }
   const bool trained = step > 0;
-  double error = 0.0;
-  for (std::size_t i = 0; i < layers_.size(); ++i) merge_layer(i, optimizer, comm, error);
-  at::Tensor sums = at::tensor({energy_, error}, at::kDouble);
-  comm.all_reduce(sums, dist::ReduceOp::sum)->wait();
-  const auto count = static_cast<double>(layers_.size());
+  for (std::size_t i = 0; i < layers_.size(); ++i) merge_layer(i, optimizer, comm);
   report.merged = trained;
-  report.captured_energy = sums[0].item<double>() / count;
-  report.weight_error = sums[1].item<double>() / count;
+  report.captured_energy = mean_over_layers(energy_, comm);
+  report.weight_error = mean_over_layers(error_, comm);
   ++probes_;
   if (trained) ++merges_;
   return report;

@@ -56,7 +56,7 @@ class LoqtMethod final : public Method {
   bool targets(const LinearSpec& spec) const;
   std::vector<Group> make_groups() const;
   std::uint64_t sketch_seed(const LoqtLinear& layer) const;
-  void merge_layer(std::size_t index, Optimizer& optimizer, dist::Communicator& comm, double& error);
+  void merge_layer(std::size_t index, Optimizer& optimizer, dist::Communicator& comm);
 
   std::string name_;
   LoqtOptions options_;
@@ -74,7 +74,7 @@ class LoqtMethod final : public Method {
   int passes_per_group_ = 0;
   std::vector<std::unique_ptr<BasisSketch>> sketches_;           // of the running group
   std::vector<std::optional<Projector>> fitted_;                 // by layer; only on the rank that owns it
-  double energy_ = 0.0;
+  std::vector<double> energy_, error_;                           // by layer; 0 where another rank owns it
   bool finite_ = true;
 };
 
