@@ -21,7 +21,7 @@ constexpr double kScale = 0.4;
 
 struct Reference {
   std::int64_t rank;
-  double first, fifth;   // relative errors after one round (theory e0 sqrt(1 - r/m)) and after five
+  double first, fifth;  // relative errors after one round (theory e0 sqrt(1 - r/m)) and after five
 };
 
 class CompensationNumbers : public ::testing::TestWithParam<Reference> {};
@@ -40,7 +40,8 @@ TEST_P(CompensationNumbers, EqualTheReferenceStatistics) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, CompensationNumbers,
-                         ::testing::Values(Reference{32, 0.08917, 0.0817}, Reference{128, 0.07976, 0.0665}, Reference{256, 0.06512, 0.0556}));
+                         ::testing::Values(Reference{32, 0.08917, 0.0817}, Reference{128, 0.07976, 0.0665},
+                                           Reference{256, 0.06512, 0.0556}));
 
 struct Case {
   const char* name;
@@ -81,15 +82,18 @@ TEST_P(Compensations, NoRoundsGivePlainQuantizationAndAZeroFactor) {
   EXPECT_EQ(result.factor.abs().max().item<float>(), 0.0F);
   EXPECT_EQ(result.factor.sizes(), at::IntArrayRef(projector().factor_sizes(GetParam().in, GetParam().out)));
   const auto plain = quant::QuantizedTensor::quantize(weight(), kNf4);
-  for (std::size_t i = 0; i < plain.storage().size(); ++i) EXPECT_TRUE(at::equal(result.weight.storage()[i], plain.storage()[i]));
+  for (std::size_t i = 0; i < plain.storage().size(); ++i)
+    EXPECT_TRUE(at::equal(result.weight.storage()[i], plain.storage()[i]));
 }
 
 // First round against the pseudo-inverse in fp64: B = P^+ (W - deq(q(W))) / s.
 TEST_P(Compensations, FirstRoundIsTheLeastSquaresFactorOfTheResidual) {
   const Compensated result = compensate(weight(), projector(), kScale, 1, kNf4);
-  const at::Tensor residual = (weight() - quant::QuantizedTensor::quantize(weight(), kNf4).dequantize(at::kFloat)).to(at::kDouble);
+  const at::Tensor residual =
+      (weight() - quant::QuantizedTensor::quantize(weight(), kNf4).dequantize(at::kFloat)).to(at::kDouble);
   const at::Tensor inverse = at::linalg_pinv(projector().basis(at::kFloat).to(at::kDouble));
-  const at::Tensor b = GetParam().side == Side::input ? at::mm(inverse, residual.t()) : at::mm(residual.t(), inverse.t());
+  const at::Tensor b =
+      GetParam().side == Side::input ? at::mm(inverse, residual.t()) : at::mm(residual.t(), inverse.t());
   EXPECT_LT(relative(result.factor, b / kScale), 1e-4);
 }
 
@@ -105,16 +109,20 @@ TEST_P(Compensations, AWeightOnTheGridStaysAsItIs) {
   const Compensated result = compensate(on_grid.dequantize(at::kFloat), projector(), kScale, 5, kNf4);
   EXPECT_EQ(result.relative_error, 0.0);
   EXPECT_EQ(result.factor.abs().max().item<float>(), 0.0F);
-  for (std::size_t i = 0; i < on_grid.storage().size(); ++i) EXPECT_TRUE(at::equal(result.weight.storage()[i], on_grid.storage()[i]));
+  for (std::size_t i = 0; i < on_grid.storage().size(); ++i)
+    EXPECT_TRUE(at::equal(result.weight.storage()[i], on_grid.storage()[i]));
 }
 
 TEST_P(Compensations, AZeroWeightHasNoError) {
-  const Compensated result = compensate(at::zeros({GetParam().out, GetParam().in}), projector(), kScale, 3, kNestedNf4);
+  const Compensated result =
+      compensate(at::zeros({GetParam().out, GetParam().in}), projector(), kScale, 3, kNestedNf4);
   EXPECT_EQ(result.relative_error, 0.0);
   EXPECT_TRUE(at::isfinite(result.factor).all().item<bool>());
 }
 
-INSTANTIATE_TEST_SUITE_P(Sides, Compensations, ::testing::Values(Case{"input", Side::input, 64, 96}, Case{"output", Side::output, 107, 48}),
+INSTANTIATE_TEST_SUITE_P(Sides, Compensations,
+                         ::testing::Values(Case{"input", Side::input, 64, 96},
+                                           Case{"output", Side::output, 107, 48}),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -37,9 +37,14 @@ class LoqtLinears : public ::testing::TestWithParam<Case> {
   bool quantized() const { return GetParam().weights.codec != quant::CodecKind::none; }
 
   std::unique_ptr<LoqtLinear> make(int iterations = 5, at::ScalarType factor_dtype = at::kFloat) const {
-    const LoqtLinearOptions options{.rank = kRank, .scale = kScale, .compensation_iterations = iterations, .weights = GetParam().weights,
-                                    .basis = GetParam().basis, .factor_dtype = factor_dtype};
-    return std::make_unique<LoqtLinear>(LinearSpec{"layer", LinearKind::mlp, in(), out()}, normal({out(), in()}, 1, 0.2), options);
+    const LoqtLinearOptions options{.rank = kRank,
+                                    .scale = kScale,
+                                    .compensation_iterations = iterations,
+                                    .weights = GetParam().weights,
+                                    .basis = GetParam().basis,
+                                    .factor_dtype = factor_dtype};
+    return std::make_unique<LoqtLinear>(LinearSpec{"layer", LinearKind::mlp, in(), out()},
+                                        normal({out(), in()}, 1, 0.2), options);
   }
   // With a basis, and a factor as training would leave it.
   std::unique_ptr<LoqtLinear> trained() const {
@@ -59,7 +64,9 @@ class LoqtLinears : public ::testing::TestWithParam<Case> {
     const at::Tensor b = linear.factor().value.to(at::kDouble);
     return weight + kScale * (linear.side() == Side::input ? at::mm(p, b).t() : at::mm(b, p.t()).t());
   }
-  at::Tensor rows(std::int64_t count, std::int64_t width, std::uint64_t seed) const { return normal({count, width}, seed); }
+  at::Tensor rows(std::int64_t count, std::int64_t width, std::uint64_t seed) const {
+    return normal({count, width}, seed);
+  }
 };
 
 TEST_P(LoqtLinears, ForwardMultipliesByTheEffectiveWeightOnBothRoutes) {
@@ -80,7 +87,9 @@ TEST_P(LoqtLinears, ForwardMultipliesByTheEffectiveWeightOnBothRoutes) {
 TEST_P(LoqtLinears, WithoutABasisItIsTheStoredWeight) {
   const auto linear = make();
   EXPECT_FALSE(linear->has_projector());
-  const at::Tensor stored = quant::QuantizedTensor::quantize(normal({out(), in()}, 1, 0.2), GetParam().weights).dequantize(at::kFloat);
+  const at::Tensor stored =
+      quant::QuantizedTensor::quantize(normal({out(), in()}, 1, 0.2), GetParam().weights)
+          .dequantize(at::kFloat);
   EXPECT_TRUE(at::equal(linear->effective_weight(), stored));
   const at::Tensor x = rows(3, in(), 4);
   EXPECT_LT(relative(linear->forward(x), at::mm(x, stored.t())), 1e-6);
@@ -96,7 +105,8 @@ TEST_P(LoqtLinears, GradientsEqualAutograd) {
     at::Tensor leaf_b = linear->factor().value.to(at::kDouble).set_requires_grad(true);
     const at::Tensor p = linear->projector().basis(at::kFloat).to(at::kDouble);
     const at::Tensor w = linear->weight().dequantize(at::kFloat).to(at::kDouble);
-    const at::Tensor low = linear->side() == Side::input ? at::mm(at::mm(leaf_x, p), leaf_b) : at::mm(at::mm(leaf_x, leaf_b), p.t());
+    const at::Tensor low = linear->side() == Side::input ? at::mm(at::mm(leaf_x, p), leaf_b)
+                                                         : at::mm(at::mm(leaf_x, leaf_b), p.t());
     (at::mm(leaf_x, w.t()) + kScale * low).backward(dy.to(at::kDouble));
 
     linear->factor().grad.zero_();
@@ -105,7 +115,7 @@ TEST_P(LoqtLinears, GradientsEqualAutograd) {
     EXPECT_LT(relative(dx, leaf_x.grad()), 1e-5) << count;
     EXPECT_LT(relative(linear->factor().grad, leaf_b.grad()), 1e-5) << count;
 
-    at::Tensor sum = dx.clone();   // both add to what is there
+    at::Tensor sum = dx.clone();  // both add to what is there
     linear->backward(x, dy, &sum, BackwardMode::update);
     EXPECT_LT(relative(sum, 2.0 * leaf_x.grad()), 1e-5);
     EXPECT_LT(relative(linear->factor().grad, 2.0 * leaf_b.grad()), 1e-5);
@@ -125,8 +135,8 @@ TEST_P(LoqtLinears, FactorGradientIsTheScaledProjectionOfTheWeightGradientWhatev
   const at::Tensor dy = rows(11, out(), 5);
   const at::Tensor weight_gradient = at::mm(dy.t(), x);
   const at::Tensor p = linear->projector().basis(at::kFloat);
-  const at::Tensor expected =
-      kScale * (linear->side() == Side::input ? at::mm(weight_gradient, p).t() : at::mm(weight_gradient.t(), p));
+  const at::Tensor expected = kScale * (linear->side() == Side::input ? at::mm(weight_gradient, p).t()
+                                                                      : at::mm(weight_gradient.t(), p));
   linear->factor().grad = at::zeros(linear->factor().value.sizes());
   linear->backward(x, dy, nullptr, BackwardMode::update);
   EXPECT_LT(relative(linear->factor().grad, expected), 1e-5);
@@ -163,7 +173,7 @@ TEST_P(LoqtLinears, ProbeSumsTheDenseGradientOverMicroBatchesWithAndWithoutDx) {
     linear->backward(x, dy, i == 1 ? &dx : nullptr, BackwardMode::probe);
     expected += at::mm(dy.t(), x);
     if (dx.defined()) {
-      EXPECT_LT(relative(dx, at::mm(dy, linear->effective_weight())), 1e-5);   // at W + s lift(B)
+      EXPECT_LT(relative(dx, at::mm(dy, linear->effective_weight())), 1e-5);  // at W + s lift(B)
       dx.reset();
     }
   }
@@ -191,7 +201,9 @@ TEST_P(LoqtLinears, MergeKeepsTheEffectiveWeightUpToTheReportedError) {
   }
   // No worse than plain quantization of the merged weight (exactly: the first round alone beats it).
   const at::Tensor merged = before.to(at::kFloat);
-  EXPECT_LT(error, relative(quant::QuantizedTensor::quantize(merged, GetParam().weights).dequantize(at::kFloat), merged));
+  EXPECT_LT(
+      error,
+      relative(quant::QuantizedTensor::quantize(merged, GetParam().weights).dequantize(at::kFloat), merged));
 }
 
 TEST_P(LoqtLinears, MergingAFactorOfZeroChangesNothing) {
@@ -202,13 +214,14 @@ TEST_P(LoqtLinears, MergingAFactorOfZeroChangesNothing) {
   for (const auto& part : linear->weight().storage()) before.push_back(part.clone());
   const at::Tensor weight = linear->effective_weight().clone();
   linear->merge(basis(7));
-  if (!GetParam().weights.double_quant || !quantized()) {   // bit for bit where scales are exact
-    for (std::size_t i = 0; i < before.size(); ++i) EXPECT_TRUE(at::equal(linear->weight().storage()[i], before[i])) << i;
+  if (!GetParam().weights.double_quant || !quantized()) {  // bit for bit where scales are exact
+    for (std::size_t i = 0; i < before.size(); ++i)
+      EXPECT_TRUE(at::equal(linear->weight().storage()[i], before[i])) << i;
     EXPECT_EQ(linear->factor().value.abs().max().item<float>(), 0.0F);
     EXPECT_TRUE(at::equal(linear->effective_weight(), weight));
     return;
   }
-  EXPECT_TRUE(at::equal(linear->weight().storage()[0], before[0]));   // codes; the 8-bit scales may drift
+  EXPECT_TRUE(at::equal(linear->weight().storage()[0], before[0]));  // codes; the 8-bit scales may drift
   EXPECT_LT(relative(linear->effective_weight(), weight), 1e-3);
 }
 
@@ -239,7 +252,7 @@ TEST_P(LoqtLinears, LoadRestoresWhatSaveWrote) {
     kumiko::test::MemoryState state;
     saved->save(state);
     auto loaded = make();
-    if (!with_basis) loaded->merge(basis(9));   // a basis it must lose
+    if (!with_basis) loaded->merge(basis(9));  // a basis it must lose
     loaded->load(state);
     EXPECT_EQ(loaded->has_projector(), with_basis);
     const auto expected = saved->state_tensors();
@@ -263,7 +276,8 @@ TEST_P(LoqtLinears, LoadRefusesStateOfAnotherShapeOrFormat) {
   options.weights.codec = quantized() ? quant::CodecKind::none : quant::CodecKind::nf4;
   EXPECT_THROW(LoqtLinear(saved->spec(), normal({out(), in()}, 1), options).load(state), CheckpointError);
   state.tensors.erase("layer.factor");
-  EXPECT_THAT(test::message_of<CheckpointError>([&] { make()->load(state); }), ::testing::HasSubstr("layer.factor"));
+  EXPECT_THAT(test::message_of<CheckpointError>([&] { make()->load(state); }),
+              ::testing::HasSubstr("layer.factor"));
 }
 
 TEST_P(LoqtLinears, AReceiverWithTheSendersTensorsIsTheSameLayer) {
@@ -305,18 +319,22 @@ TEST(LoqtLinear, GradientDescentOnTheFactorMovesTheWeightByTheProjectedGradients
       linear.backward(x, dy, nullptr, BackwardMode::update);
       linear.factor().value.sub_(linear.factor().grad, 0.1);
     }
-    const at::Tensor kept = linear.side() == Side::input ? at::mm(at::mm(sum, p), p.t()) : at::mm(p, at::mm(p.t(), sum));
+    const at::Tensor kept =
+        linear.side() == Side::input ? at::mm(at::mm(sum, p), p.t()) : at::mm(p, at::mm(p.t(), sum));
     EXPECT_LT(relative(linear.effective_weight() - start, -0.1 * 0.4 * 0.4 * kept), 1e-5);
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Layers, LoqtLinears,
-    ::testing::Values(Case{"input_nf4", 48, 71, kNf4, kNf4}, Case{"output_nf4", 71, 48, kNf4, kNf4},
-                      Case{"input_nested", 48, 71, kNestedNf4, kNestedNf4}, Case{"output_nested", 71, 48, kNestedNf4, kNestedNf4},
-                      Case{"square_nested", 56, 56, kNestedNf4, kNestedNf4}, Case{"input_dense", 48, 71, kDense, kDense},
-                      Case{"output_dense", 71, 48, kDense, kDense}, Case{"dense_basis", 48, 71, kNf4, kDense}),
-    [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Layers, LoqtLinears,
+                         ::testing::Values(Case{"input_nf4", 48, 71, kNf4, kNf4},
+                                           Case{"output_nf4", 71, 48, kNf4, kNf4},
+                                           Case{"input_nested", 48, 71, kNestedNf4, kNestedNf4},
+                                           Case{"output_nested", 71, 48, kNestedNf4, kNestedNf4},
+                                           Case{"square_nested", 56, 56, kNestedNf4, kNestedNf4},
+                                           Case{"input_dense", 48, 71, kDense, kDense},
+                                           Case{"output_dense", 71, 48, kDense, kDense},
+                                           Case{"dense_basis", 48, 71, kNf4, kDense}),
+                         [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace kumiko::lowrank

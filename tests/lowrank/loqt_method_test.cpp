@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "lowrank/methods/loqt.hpp"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "lowrank/methods/loqt.hpp"
 #include "tests/lowrank/loqt_test_support.hpp"
 #include "tests/support/reference_llama.hpp"
 
 namespace kumiko::lowrank {
 namespace {
 
-using kumiko::test::random_tokens;
 using kumiko::test::tiny_options;
 using kumiko::test::TinyRun;
 using test::Batch;
@@ -25,22 +23,23 @@ using test::probe;
 using test::relative;
 using test::snapshot;
 using test::train;
-using ::testing::AllOf;
-using ::testing::HasSubstr;
 
 // dL/dW of every matrix at W + s lift(B), from autograd on the textbook model, in fp64.
 std::map<std::string, at::Tensor> dense_gradients(TinyRun& run, const std::vector<Batch>& micro_batches) {
   kumiko::test::Weights weights;
   for (Parameter* p : run.model->parameters()) weights[p->name] = p->value.to(at::kDouble, false, true);
   for (Linear* linear : run.model->linears()) {
-    weights[linear->spec().name] = linear->effective_weight().to(at::kDouble, false, true).set_requires_grad(true);
+    weights[linear->spec().name] =
+        linear->effective_weight().to(at::kDouble, false, true).set_requires_grad(true);
   }
   for (const Batch& batch : micro_batches) {
-    const at::Tensor loss = kumiko::test::reference_loss_sum(run.model->options(), weights, batch.tokens, batch.targets);
+    const at::Tensor loss =
+        kumiko::test::reference_loss_sum(run.model->options(), weights, batch.tokens, batch.targets);
     (loss * batch.grad_scale()).backward();
   }
   std::map<std::string, at::Tensor> gradients;
-  for (Linear* linear : run.model->linears()) gradients[linear->spec().name] = weights.at(linear->spec().name).grad();
+  for (Linear* linear : run.model->linears())
+    gradients[linear->spec().name] = weights.at(linear->spec().name).grad();
   return gradients;
 }
 
@@ -48,7 +47,7 @@ TEST(LoqtProbe, SumsAutogradsGradientOfEveryMatrixFromTheFirstOn) {
   TinyRun run("loqt", "{rank: 8, basis: {solver: svd}, schedule: {kind: at_steps, steps: [5]}}");
   const auto comm = dist::make_solo();
   probe(run, 0, batches(2), *comm);
-  train(run, batches(2), 0.05, *comm);   // factors away from zero
+  train(run, batches(2), 0.05, *comm);  // factors away from zero
   run.grads->zero();
   const auto before = snapshot(*run.model);
   const auto micro_batches = batches(3, 7);
@@ -66,12 +65,12 @@ TEST(LoqtProbe, SumsAutogradsGradientOfEveryMatrixFromTheFirstOn) {
     EXPECT_LT(relative(sums[i], expected.at(linears[i]->spec().name)), 2e-5) << linears[i]->spec().name;
   }
   EXPECT_EQ(run.grads->norm(), 0.0);
-  expect_equal(snapshot(*run.model), before);   // a probe moves nothing
+  expect_equal(snapshot(*run.model), before);  // a probe moves nothing
 }
 
 struct Solver {
   const char* name;
-  double share;   // of the best basis' energy
+  double share;  // of the best basis' energy
 };
 
 class LoqtSolvers : public ::testing::TestWithParam<Solver> {};
@@ -80,7 +79,7 @@ TEST_P(LoqtSolvers, FitBasesThatKeepTheGradientsEnergy) {
   TinyRun run("loqt", concat("{rank: 8, basis: {solver: ", GetParam().name,
                              "}, quantization: {basis: none}, schedule: {kind: at_steps, steps: [5]}}"));
   const auto comm = dist::make_solo();
-  for (const std::int64_t step : {0, 5}) {   // cold, then warm
+  for (const std::int64_t step : {0, 5}) {  // cold, then warm
     const auto micro_batches = batches(3, 7 + static_cast<std::uint64_t>(step));
     const auto gradients = dense_gradients(run, micro_batches);
     const MethodReport report = probe(run, step, micro_batches, *comm);
@@ -91,12 +90,15 @@ TEST_P(LoqtSolvers, FitBasesThatKeepTheGradientsEnergy) {
       EXPECT_GE(kept, GetParam().share * best_energy(gradient, 8)) << layer->spec().name;
       mean += kept / 14.0;
     }
-    EXPECT_NEAR(report.captured_energy, mean, 0.03);   // the range finder's own number is that within its sketch
+    EXPECT_NEAR(report.captured_energy, mean,
+                0.03);  // the range finder's own number is that within its sketch
     train(run, batches(2), 0.01, *comm);
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Bases, LoqtSolvers, ::testing::Values(Solver{"range_finder", 0.98}, Solver{"svd", 0.9999}, Solver{"eigh", 0.9999}),
+INSTANTIATE_TEST_SUITE_P(Bases, LoqtSolvers,
+                         ::testing::Values(Solver{"range_finder", 0.98}, Solver{"svd", 0.9999},
+                                           Solver{"eigh", 0.9999}),
                          [](const auto& info) { return info.param.name; });
 
 TEST(LoqtProbe, InSmallGroupsGivesTheResultOfOneGroup) {
@@ -105,7 +107,7 @@ TEST(LoqtProbe, InSmallGroupsGivesTheResultOfOneGroup) {
   };
   TinyRun whole("loqt", recipe("64MiB"));
   TinyRun pairs("loqt", recipe("12KiB"));
-  TinyRun single("loqt", recipe("1KiB"));   // below any layer: one at a time
+  TinyRun single("loqt", recipe("1KiB"));  // below any layer: one at a time
   const auto comm = dist::make_solo();
   for (const std::int64_t step : {0, 5}) {
     for (TinyRun* run : {&whole, &pairs, &single}) {
@@ -117,7 +119,7 @@ TEST(LoqtProbe, InSmallGroupsGivesTheResultOfOneGroup) {
   }
   TinyRun fresh("loqt", recipe("1KiB"));
   EXPECT_EQ(fresh.method->begin_step(0).probe_passes, 3 * 14);
-  EXPECT_EQ(whole.method->begin_step(5).probe_passes, 2);   // warm start
+  EXPECT_EQ(whole.method->begin_step(5).probe_passes, 2);  // warm start
   EXPECT_EQ(single.method->begin_step(5).probe_passes, 2 * 14);
   const int of_pairs = pairs.method->begin_step(5).probe_passes;
   EXPECT_GT(of_pairs, 2);
@@ -135,24 +137,29 @@ TEST(LoqtProbe, IsDueOnTheScheduleAloneAndUpdatesNothing) {
 }
 
 TEST(LoqtProbe, RandomBasesNeedOnePassForTheLossAndDifferAtEachMerge) {
-  TinyRun run("loqt", "{rank: 8, basis: {solver: random}, quantization: {basis: none}, schedule: {kind: at_steps, steps: [5]}}");
-  TinyRun twin("loqt", "{rank: 8, basis: {solver: random}, quantization: {basis: none}, schedule: {kind: at_steps, steps: [5]}}");
+  TinyRun run("loqt",
+              "{rank: 8, basis: {solver: random}, quantization: {basis: none}, schedule: {kind: at_steps, "
+              "steps: [5]}}");
+  TinyRun twin("loqt",
+               "{rank: 8, basis: {solver: random}, quantization: {basis: none}, schedule: {kind: at_steps, "
+               "steps: [5]}}");
   const auto comm = dist::make_solo();
   EXPECT_EQ(run.method->begin_step(0).probe_passes, 1);
   const MethodReport report = probe(run, 0, batches(1), *comm);
   EXPECT_EQ(report.captured_energy, 0.0);
   EXPECT_FALSE(report.skipped);
-  probe(twin, 0, batches(1, 99), *comm);   // other data, same bases
+  probe(twin, 0, batches(1, 99), *comm);  // other data, same bases
   std::vector<at::Tensor> first;
   for (LoqtLinear* layer : loqt_layers(run)) {
     first.push_back(layer->projector().basis(at::kFloat).clone());
     EXPECT_LT(at::norm(at::mm(first.back().t(), first.back()) - at::eye(8)).item<double>(), 1e-4);
   }
   expect_equal_layers(run, twin);
-  EXPECT_FALSE(at::equal(first[0], first[3]));   // q and o of one block: the same sizes, streams of their own
+  EXPECT_FALSE(at::equal(first[0], first[3]));  // q and o of one block: the same sizes, streams of their own
   probe(run, 5, batches(1), *comm);
   const auto layers = loqt_layers(run);
-  for (std::size_t i = 0; i < layers.size(); ++i) EXPECT_GT(relative(layers[i]->projector().basis(at::kFloat), first[i]), 0.5);
+  for (std::size_t i = 0; i < layers.size(); ++i)
+    EXPECT_GT(relative(layers[i]->projector().basis(at::kFloat), first[i]), 0.5);
 }
 
 // A probe that meets a number that is not finite changes nothing, and the run goes on.
@@ -231,7 +238,7 @@ TEST(LoqtMerge, KeepsEachLayersWeightBetterThanPlainQuantization) {
 
 TEST(LoqtMerge, OfFullRankWithoutQuantizationIsAPlainMerge) {
   ModelOptions options = tiny_options();
-  options.n_kv_heads = options.n_heads;   // every matrix has 32 as its smaller side
+  options.n_kv_heads = options.n_heads;  // every matrix has 32 as its smaller side
   TinyRun run("loqt_nq", "{rank: 32, schedule: {kind: at_steps, steps: [5]}}", options);
   const auto comm = dist::make_solo();
   probe(run, 0, batches(2), *comm);
@@ -250,8 +257,8 @@ TEST(LoqtMerge, OfFullRankWithoutQuantizationIsAPlainMerge) {
   EXPECT_LT(relative(run.model->logits(batch.tokens), logits), 1e-6);
 }
 
-// With a merge after every update, full rank and plain gradient descent: W moves by -lr s^2 G, as full-rank training does with
-// a learning rate of lr s^2.
+// With a merge after every update, full rank and plain gradient descent: W moves by -lr s^2 G, as full-rank
+// training does with a learning rate of lr s^2.
 TEST(LoqtMerge, AfterEveryStepWithFullRankIsFullRankGradientDescent) {
   ModelOptions options = tiny_options();
   options.n_kv_heads = options.n_heads;
@@ -278,8 +285,11 @@ TEST(LoqtMerge, AfterEveryStepWithFullRankIsFullRankGradientDescent) {
   const auto got = loqt.model->linears();
   const auto expected = full.model->linears();
   for (std::size_t i = 0; i < got.size(); ++i) {
-    EXPECT_LT(relative(got[i]->effective_weight() - start[i], expected[i]->effective_weight() - start[i]), 2e-3) << got[i]->spec().name;
-    EXPECT_LT(relative(got[i]->effective_weight(), expected[i]->effective_weight()), 1e-5) << got[i]->spec().name;
+    EXPECT_LT(relative(got[i]->effective_weight() - start[i], expected[i]->effective_weight() - start[i]),
+              2e-3)
+        << got[i]->spec().name;
+    EXPECT_LT(relative(got[i]->effective_weight(), expected[i]->effective_weight()), 1e-5)
+        << got[i]->spec().name;
   }
 }
 
@@ -294,7 +304,8 @@ TEST_P(LoqtMoments, AreKeptResetOrRotatedAndNothingElseIsTouched) {
   const auto before = snapshot(*run.optimizer);
   const auto dense_before = snapshot(*run.model);
   std::map<std::string, at::Tensor> old_basis;
-  for (LoqtLinear* layer : loqt_layers(run)) old_basis[layer->spec().name] = layer->projector().basis(at::kFloat).to(at::kDouble);
+  for (LoqtLinear* layer : loqt_layers(run))
+    old_basis[layer->spec().name] = layer->projector().basis(at::kFloat).to(at::kDouble);
   probe(run, 5, batches(2, 9), *comm);
 
   auto after = snapshot(*run.optimizer);
@@ -316,9 +327,12 @@ TEST_P(LoqtMoments, AreKeptResetOrRotatedAndNothingElseIsTouched) {
       EXPECT_EQ(steps.item<float>(), 0.0F);
     } else {
       // m' = R m, v' = (R o R) v along the factor's rank dimension, R = P_new^T P_old; element by element.
-      const at::Tensor rotation = at::mm(layer->projector().basis(at::kFloat).to(at::kDouble).t(), old_basis.at(layer->spec().name));
+      const at::Tensor rotation =
+          at::mm(layer->projector().basis(at::kFloat).to(at::kDouble).t(), old_basis.at(layer->spec().name));
       const bool input = layer->side() == Side::input;
-      const auto rank_first = [&](const at::Tensor& t) { return (input ? t : t.t()).to(at::kDouble); };   // [r, n]
+      const auto rank_first = [&](const at::Tensor& t) {
+        return (input ? t : t.t()).to(at::kDouble);
+      };  // [r, n]
       const at::Tensor expected_m = (rotation.unsqueeze(2) * rank_first(old_m).unsqueeze(0)).sum(1);
       const at::Tensor expected_v = (rotation.pow(2).unsqueeze(2) * rank_first(old_v).unsqueeze(0)).sum(1);
       EXPECT_LT(relative(rank_first(m), expected_m), 1e-5) << name;
@@ -327,7 +341,8 @@ TEST_P(LoqtMoments, AreKeptResetOrRotatedAndNothingElseIsTouched) {
       EXPECT_EQ(steps.item<float>(), 4.0F);
     }
   }
-  for (const auto& [name, value] : after) EXPECT_TRUE(at::equal(value, before.at(name))) << name;   // the dense parameters' state
+  for (const auto& [name, value] : after)
+    EXPECT_TRUE(at::equal(value, before.at(name))) << name;  // the dense parameters' state
   EXPECT_GT(after.size(), 0U);
   auto parameters = run.parameters();
   for (const auto& [name, parameter] : parameters) {
@@ -337,7 +352,8 @@ TEST_P(LoqtMoments, AreKeptResetOrRotatedAndNothingElseIsTouched) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Modes, LoqtMoments, ::testing::Values("keep", "reset", "rotate"), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Modes, LoqtMoments, ::testing::Values("keep", "reset", "rotate"),
+                         [](const auto& info) { return info.param; });
 
 struct Training {
   const char* name;
@@ -356,7 +372,8 @@ TEST_P(LoqtTraining, LowersTheLossThroughTheFactorsAlone) {
   const auto data = batches(2, 3);
   const auto loss = [&] {
     double sum = 0.0;
-    for (const Batch& b : data) sum += run.model->loss_sum(b.tokens, b.targets).item<double>() * b.grad_scale();
+    for (const Batch& b : data)
+      sum += run.model->loss_sum(b.tokens, b.targets).item<double>() * b.grad_scale();
     return sum;
   };
   const double before = loss();
@@ -365,7 +382,7 @@ TEST_P(LoqtTraining, LowersTheLossThroughTheFactorsAlone) {
     if (!run.method->begin_step(step).update) {
       const double at_merge = loss();
       probe(run, step, data, *comm);
-      EXPECT_LT(at_merge, last_merge + 1e-9) << step;   // each stretch between merges learnt
+      EXPECT_LT(at_merge, last_merge + 1e-9) << step;  // each stretch between merges learnt
       last_merge = at_merge;
     } else {
       train(run, data, 0.02, *comm);
@@ -377,11 +394,14 @@ TEST_P(LoqtTraining, LowersTheLossThroughTheFactorsAlone) {
 
 INSTANTIATE_TEST_SUITE_P(
     Recipes, LoqtTraining,
-    ::testing::Values(Training{"loqt", "loqt", "{rank: 8, schedule: {kind: static, tau: 14}}"},
-                      Training{"keep_svd", "loqt", "{rank: 8, moments: keep, basis: {solver: svd}, schedule: {kind: static, tau: 14}}"},
-                      Training{"reset_bf16", "loqt", "{rank: 8, moments: reset, factor: bf16, schedule: {kind: static, tau: 14}}"},
-                      Training{"random", "loqt", "{rank: 8, basis: {solver: random}, schedule: {kind: static, tau: 14}}"},
-                      Training{"loqt_nq", "loqt_nq", "{rank: 8, schedule: {kind: static, tau: 14}}"}),
+    ::testing::Values(
+        Training{"loqt", "loqt", "{rank: 8, schedule: {kind: static, tau: 14}}"},
+        Training{"keep_svd", "loqt",
+                 "{rank: 8, moments: keep, basis: {solver: svd}, schedule: {kind: static, tau: 14}}"},
+        Training{"reset_bf16", "loqt",
+                 "{rank: 8, moments: reset, factor: bf16, schedule: {kind: static, tau: 14}}"},
+        Training{"random", "loqt", "{rank: 8, basis: {solver: random}, schedule: {kind: static, tau: 14}}"},
+        Training{"loqt_nq", "loqt_nq", "{rank: 8, schedule: {kind: static, tau: 14}}"}),
     [](const auto& info) { return info.param.name; });
 
 TEST(LoqtState, ARunLoadedAfterAMergeContinuesBitForBit) {
@@ -402,7 +422,7 @@ TEST(LoqtState, ARunLoadedAfterAMergeContinuesBitForBit) {
   EXPECT_EQ(resumed.method->merges(), 1);
   for (TinyRun* run : {&unbroken, &resumed}) {
     train(*run, batches(2, 8), 0.02, *comm);
-    probe(*run, 9, batches(2, 8), *comm);   // with the same random test matrices
+    probe(*run, 9, batches(2, 8), *comm);  // with the same random test matrices
     train(*run, batches(2, 9), 0.02, *comm);
   }
   expect_equal(snapshot(*resumed.model), snapshot(*unbroken.model));

@@ -17,7 +17,7 @@ using test::State;
 using test::train;
 
 struct Trace {
-  std::vector<State> states;   // model and optimizer after each merge and each update behind it
+  std::vector<State> states;  // model and optimizer after each merge and each update behind it
   std::vector<MethodReport> reports;
 };
 
@@ -49,8 +49,8 @@ class LoqtRanks : public ::testing::TestWithParam<const char*> {
   }
 };
 
-// Sums over four ranks of one micro-batch are formed as ((0 + 1) + (2 + 3)), so that one rank's own order, ((0 + 1) + 2) + 3, may
-// differ in the last bits: bit-equality among ranks here, against one rank below.
+// Sums over four ranks of one micro-batch are formed as ((0 + 1) + (2 + 3)), so that one rank's own order,
+// ((0 + 1) + 2) + 3, may differ in the last bits: bit-equality among ranks here, against one rank below.
 TEST_P(LoqtRanks, HoldTheSameBitsAfterEveryMerge) {
   for (const int size : {2, 4}) {
     std::vector<Trace> traces(static_cast<std::size_t>(size));
@@ -78,7 +78,8 @@ TEST_P(LoqtRanks, TwoEqualOneRankBitForBitWhereTheSumsAreEqual) {
     std::vector<State> states;
     for (const std::int64_t step : {0, 5, 9}) {
       const auto all = batches(2, 40 + static_cast<std::uint64_t>(step));
-      const std::vector<Batch> own = comm.size() == 1 ? all : std::vector<Batch>{all[static_cast<std::size_t>(comm.rank())]};
+      const std::vector<Batch> own =
+          comm.size() == 1 ? all : std::vector<Batch>{all[static_cast<std::size_t>(comm.rank())]};
       probe(run, step, own, comm);
       states.push_back(snapshot(*run.model));
       train(run, own, 0.02, comm);
@@ -101,8 +102,9 @@ TEST_P(LoqtRanks, TwoEqualOneRankBitForBitWhereTheSumsAreEqual) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Recipes, LoqtRanks,
-                         ::testing::Values("moments: rotate", "moments: reset", "moments: keep", "basis: {solver: svd}",
-                                           "basis: {solver: eigh}", "basis: {solver: random}", "basis: {group_memory: 1KiB}",
+                         ::testing::Values("moments: rotate", "moments: reset", "moments: keep",
+                                           "basis: {solver: svd}", "basis: {solver: eigh}",
+                                           "basis: {solver: random}", "basis: {group_memory: 1KiB}",
                                            "quantization: {weights: none, basis: none}", "factor: bf16"),
                          [](const auto& info) { return concat("n", info.index); });
 
@@ -115,7 +117,8 @@ TEST(LoqtRanks, SkipTogetherWhenOneMeetsANonFiniteNumber) {
     TinyRun run("loqt", "{rank: 8, schedule: {kind: at_steps, steps: [5]}}");
     probe(run, 0, batches(1, 1 + rank), comm);
     before[rank] = test::layer_state(run);
-    if (rank == 1) run.parameters().at("model.embed_tokens.weight")->value.fill_(std::numeric_limits<float>::infinity());
+    if (rank == 1)
+      run.parameters().at("model.embed_tokens.weight")->value.fill_(std::numeric_limits<float>::infinity());
     reports[rank] = probe(run, 5, batches(1, 3 + rank), comm);
     after[rank] = test::layer_state(run);
   });

@@ -17,7 +17,6 @@ using test::batches;
 using test::loqt_layers;
 using test::probe;
 using test::train;
-using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 LoqtOptions parsed(const std::string& yaml, bool quantized = true) {
@@ -29,7 +28,7 @@ LoqtOptions parsed(const std::string& yaml, bool quantized = true) {
 
 TEST(LoqtRecipe, HasTheDefaultsOfThePaper) {
   const LoqtOptions options = parsed("{}");
-  EXPECT_EQ(options.rank, 128);   // a quarter of the hidden size
+  EXPECT_EQ(options.rank, 128);  // a quarter of the hidden size
   EXPECT_EQ(options.scale, 0.5);
   EXPECT_TRUE(options.attention && options.mlp);
   EXPECT_EQ(options.weights, (quant::QuantFormat{quant::CodecKind::nf4, 64, true}));
@@ -45,8 +44,10 @@ TEST(LoqtRecipe, HasTheDefaultsOfThePaper) {
 
 TEST(LoqtRecipe, ReadsEveryKey) {
   const LoqtOptions options = parsed(
-      "{rank: 16, scale: 0.25, targets: mlp, quantization: {weights: nf4, basis: none, block_size: 128, double_quant: false}, "
-      "basis: {solver: eigh}, compensation_iterations: 2, factor: bf16, moments: keep, schedule: {kind: static, tau: 300}}");
+      "{rank: 16, scale: 0.25, targets: mlp, quantization: {weights: nf4, basis: none, block_size: 128, "
+      "double_quant: false}, "
+      "basis: {solver: eigh}, compensation_iterations: 2, factor: bf16, moments: keep, schedule: {kind: "
+      "static, tau: 300}}");
   EXPECT_EQ(options.rank, 16);
   EXPECT_EQ(options.scale, 0.25);
   EXPECT_FALSE(options.attention);
@@ -76,27 +77,31 @@ TEST_P(BadLoqtRecipe, IsRefusedWithItsPlaceAndTheFix) {
 
 INSTANTIATE_TEST_SUITE_P(
     Keys, BadLoqtRecipe,
-    ::testing::Values(Bad{"unknown_key", "{rnak: 8}", {"rnak", "rank"}}, Bad{"zero_rank", "{rank: 0}", {"rank", "0"}},
-                      Bad{"rank_word", "{rank: many}", {"rank", "many"}},
-                      Bad{"target", "{targets: [attention, atention]}", {"unknown target 'atention'", "attention, mlp"}},
-                      Bad{"codec", "{quantization: {weights: nf5}}", {"quantization.weights", "'nf5'", "none, nf4"}},
-                      Bad{"basis_codec", "{quantization: {basis: int9}}", {"quantization.basis", "'int9'", "none, nf4"}},
-                      Bad{"block", "{quantization: {block_size: 48}}", {"block size 48", "power of two"}},
-                      Bad{"solver", "{basis: {solver: qr}}", {"basis.solver", "qr", "range_finder"}},
-                      Bad{"moments", "{moments: forget}", {"moments", "forget", "rotate"}},
-                      Bad{"factor", "{factor: fp8}", {"factor", "fp8", "bf16"}},
-                      Bad{"scale", "{scale: 0}", {"scale"}},
-                      Bad{"iterations", "{compensation_iterations: -1}", {"compensation_iterations", "-1"}},
-                      Bad{"schedule", "{schedule: {kind: weekly}}", {"schedule.kind", "weekly", "exponential"}},
-                      Bad{"schedule_tau", "{schedule: {tau: 0}}", {"schedule.tau", "0"}}),
+    ::testing::Values(
+        Bad{"unknown_key", "{rnak: 8}", {"rnak", "rank"}}, Bad{"zero_rank", "{rank: 0}", {"rank", "0"}},
+        Bad{"rank_word", "{rank: many}", {"rank", "many"}},
+        Bad{"target", "{targets: [attention, atention]}", {"unknown target 'atention'", "attention, mlp"}},
+        Bad{"codec", "{quantization: {weights: nf5}}", {"quantization.weights", "'nf5'", "none, nf4"}},
+        Bad{"basis_codec", "{quantization: {basis: int9}}", {"quantization.basis", "'int9'", "none, nf4"}},
+        Bad{"block", "{quantization: {block_size: 48}}", {"block size 48", "power of two"}},
+        Bad{"solver", "{basis: {solver: qr}}", {"basis.solver", "qr", "range_finder"}},
+        Bad{"moments", "{moments: forget}", {"moments", "forget", "rotate"}},
+        Bad{"factor", "{factor: fp8}", {"factor", "fp8", "bf16"}}, Bad{"scale", "{scale: 0}", {"scale"}},
+        Bad{"iterations", "{compensation_iterations: -1}", {"compensation_iterations", "-1"}},
+        Bad{"schedule", "{schedule: {kind: weekly}}", {"schedule.kind", "weekly", "exponential"}},
+        Bad{"schedule_tau", "{schedule: {tau: 0}}", {"schedule.tau", "0"}}),
     [](const auto& info) { return info.param.name; });
 
 TEST(LoqtRecipe, RefusesARankLargerThanATargetedLayer) {
-  const auto refusal = [](const char* yaml) { return test::message_of<UsageError>([&] { TinyRun("loqt", yaml); }); };
-  EXPECT_EQ(refusal("{rank: 17}"), "method.rank 17 is larger than layer model.layers.0.self_attn.k_proj [16, 32]; use at most 16");
+  const auto refusal = [](const char* yaml) {
+    return test::message_of<UsageError>([&] { TinyRun("loqt", yaml); });
+  };
+  EXPECT_EQ(refusal("{rank: 17}"),
+            "method.rank 17 is larger than layer model.layers.0.self_attn.k_proj [16, 32]; use at most 16");
   EXPECT_EQ(refusal("{rank: 16}"), "");
-  EXPECT_EQ(refusal("{rank: 17, targets: mlp}"), "");   // k_proj stays dense
-  EXPECT_THAT(refusal("{rank: 33, targets: mlp}"), HasSubstr("model.layers.0.mlp.gate_proj [43, 32]; use at most 32"));
+  EXPECT_EQ(refusal("{rank: 17, targets: mlp}"), "");  // k_proj stays dense
+  EXPECT_THAT(refusal("{rank: 33, targets: mlp}"),
+              HasSubstr("model.layers.0.mlp.gate_proj [43, 32]; use at most 32"));
 }
 
 TEST(LoqtRecipe, TargetsChooseTheLayersAndTheOthersTrainDense) {
@@ -131,7 +136,7 @@ MemoryPlan held(TinyRun& run) {
     for (Parameter* p : linear->parameters()) {
       plan.gradients += bytes_of(p->grad);
       for (const auto& tensor : run.optimizer->state_tensors(p->name)) {
-        if (tensor.dim() > 0) plan.moments += bytes_of(tensor);   // a parameter's step count is no moment
+        if (tensor.dim() > 0) plan.moments += bytes_of(tensor);  // a parameter's step count is no moment
       }
     }
   }
@@ -167,10 +172,13 @@ TEST_P(LoqtPlan, EqualsTheBytesHeldAfterAMerge) {
 
 INSTANTIATE_TEST_SUITE_P(
     Methods, LoqtPlan,
-    ::testing::Values(Planned{"loqt", "loqt", "{rank: 8}"}, Planned{"plain_scales", "loqt", "{rank: 8, quantization: {double_quant: false}}"},
+    ::testing::Values(Planned{"loqt", "loqt", "{rank: 8}"},
+                      Planned{"plain_scales", "loqt", "{rank: 8, quantization: {double_quant: false}}"},
                       Planned{"block_32", "loqt", "{rank: 7, quantization: {block_size: 32}}"},
-                      Planned{"bf16_factor", "loqt", "{rank: 8, factor: bf16}"}, Planned{"mlp", "loqt", "{rank: 8, targets: mlp}", at::kBFloat16},
-                      Planned{"dense_basis", "loqt", "{rank: 8, quantization: {basis: none}}"}, Planned{"nq", "loqt_nq", "{rank: 8}"},
+                      Planned{"bf16_factor", "loqt", "{rank: 8, factor: bf16}"},
+                      Planned{"mlp", "loqt", "{rank: 8, targets: mlp}", at::kBFloat16},
+                      Planned{"dense_basis", "loqt", "{rank: 8, quantization: {basis: none}}"},
+                      Planned{"nq", "loqt_nq", "{rank: 8}"},
                       Planned{"nq_bf16", "loqt_nq", "{rank: 8}", at::kBFloat16}),
     [](const auto& info) { return info.param.name; });
 
@@ -191,13 +199,15 @@ TEST(LoqtPlan, SketchesAreThoseOfTheLargestGroup) {
   }
 }
 
-// 60M: 25 296 896 elements in NF4 with double quantization take .516 bytes each; factor 6.32 M elements; basis 56 x 512 x 128.
+// 60M: 25 296 896 elements in NF4 with double quantization take .516 bytes each; factor 6.32 M elements;
+// basis 56 x 512 x 128.
 TEST(LoqtPlan, HasThePublishedSizesAt60M) {
   ModelOptions options = ModelOptions::from_preset("60m");
   options.vocab_size = 32000;
   const auto config = ConfigNode::parse_text("{rank: 128}", "r.yaml");
   OptimizerRegistry optimizers("optimizer");
-  const LoqtMethod method(MethodContext{config, optimizers, options, {}, at::kFloat, at::kCPU, 1, 1000}, true);
+  const LoqtMethod method(MethodContext{config, optimizers, options, {}, at::kFloat, at::kCPU, 1, 1000},
+                          true);
   MemoryPlan plan;
   method.plan(options, plan);
   EXPECT_EQ(plan.weights, 25296896 / 2);

@@ -20,7 +20,7 @@ namespace kumiko::lowrank::test {
 using State = std::map<std::string, at::Tensor>;
 
 struct Batch {
-  at::Tensor tokens, targets;   // [B, T]
+  at::Tensor tokens, targets;  // [B, T]
   double grad_scale() const { return 1.0 / static_cast<double>(2 * targets.numel()); }
 };
 
@@ -28,7 +28,8 @@ struct Batch {
 inline std::vector<Batch> batches(std::int64_t count, std::uint64_t seed = 5) {
   std::vector<Batch> result;
   for (std::int64_t i = 0; i < count; ++i) {
-    const at::Tensor stream = kumiko::test::random_tokens(2, 14, 61, 100 * seed + static_cast<std::uint64_t>(i));
+    const at::Tensor stream =
+        kumiko::test::random_tokens(2, 14, 61, 100 * seed + static_cast<std::uint64_t>(i));
     result.push_back({stream.narrow(1, 0, 13).contiguous(), stream.narrow(1, 1, 13).contiguous()});
   }
   return result;
@@ -43,9 +44,9 @@ inline std::vector<LoqtLinear*> loqt_layers(kumiko::test::TinyRun& run) {
 }
 
 // Runs the micro-batches one by one; what each adds to `targets` is summed in order, then over ranks.
-inline void run_summed(kumiko::test::TinyRun& run, std::vector<at::Tensor> targets, const std::vector<Batch>& micro_batches,
-                       BackwardMode mode, dist::Communicator& comm) {
-  at::set_num_threads(1);   // of this thread: products this small gain nothing from more
+inline void run_summed(kumiko::test::TinyRun& run, std::vector<at::Tensor> targets,
+                       const std::vector<Batch>& micro_batches, BackwardMode mode, dist::Communicator& comm) {
+  at::set_num_threads(1);  // of this thread: products this small gain nothing from more
   std::vector<at::Tensor> sums;
   for (const auto& target : targets) sums.push_back(at::zeros_like(target));
   for (const Batch& batch : micro_batches) {
@@ -60,8 +61,9 @@ inline void run_summed(kumiko::test::TinyRun& run, std::vector<at::Tensor> targe
 }
 
 // A probe step; `between` runs at each border of a pass.
-inline MethodReport probe(kumiko::test::TinyRun& run, std::int64_t step, const std::vector<Batch>& micro_batches,
-                          dist::Communicator& comm, const std::function<void()>& between = [] {}) {
+inline MethodReport probe(
+    kumiko::test::TinyRun& run, std::int64_t step, const std::vector<Batch>& micro_batches,
+    dist::Communicator& comm, const std::function<void()>& between = [] {}) {
   const StepPlan plan = run.method->begin_step(step);
   EXPECT_FALSE(plan.update);
   for (int pass = 0; pass < plan.probe_passes; ++pass) {
@@ -76,7 +78,8 @@ inline MethodReport probe(kumiko::test::TinyRun& run, std::int64_t step, const s
 }
 
 // An optimizer step.
-inline void train(kumiko::test::TinyRun& run, const std::vector<Batch>& micro_batches, double learning_rate, dist::Communicator& comm) {
+inline void train(kumiko::test::TinyRun& run, const std::vector<Batch>& micro_batches, double learning_rate,
+                  dist::Communicator& comm) {
   run_summed(run, {run.grads->flat()}, micro_batches, BackwardMode::update, comm);
   run.optimizer->step(learning_rate);
 }
@@ -92,7 +95,8 @@ inline State layer_state(kumiko::test::TinyRun& run) {
   State state;
   for (LoqtLinear* layer : loqt_layers(run)) {
     const auto tensors = layer->state_tensors();
-    for (std::size_t i = 0; i < tensors.size(); ++i) state[concat(layer->spec().name, "/", i)] = tensors[i].clone();
+    for (std::size_t i = 0; i < tensors.size(); ++i)
+      state[concat(layer->spec().name, "/", i)] = tensors[i].clone();
   }
   return state;
 }
@@ -107,6 +111,8 @@ inline void expect_equal(const State& got, const State& expected) {
   }
 }
 
-inline void expect_equal_layers(kumiko::test::TinyRun& a, kumiko::test::TinyRun& b) { expect_equal(layer_state(a), layer_state(b)); }
+inline void expect_equal_layers(kumiko::test::TinyRun& a, kumiko::test::TinyRun& b) {
+  expect_equal(layer_state(a), layer_state(b));
+}
 
 }  // namespace kumiko::lowrank::test

@@ -19,7 +19,8 @@ inline constexpr quant::QuantFormat kNestedNf4{quant::CodecKind::nf4, 64, true};
 
 // |a - b|_F / |b|_F
 inline double relative(const at::Tensor& a, const at::Tensor& b) {
-  return (at::norm(a.to(at::kDouble) - b.to(at::kDouble)) / at::norm(b.to(at::kDouble)).clamp_min(1e-30)).item<double>();
+  return (at::norm(a.to(at::kDouble) - b.to(at::kDouble)) / at::norm(b.to(at::kDouble)).clamp_min(1e-30))
+      .item<double>();
 }
 
 inline at::Tensor normal(at::IntArrayRef sizes, std::uint64_t seed, double std = 1.0) {
@@ -33,10 +34,12 @@ inline at::Tensor orthonormal_columns(std::int64_t rows, std::int64_t columns, s
 }
 
 // [rows, columns] with singular values 1, 2^-power, 3^-power, ... up to `rank` of them.
-inline at::Tensor power_law(std::int64_t rows, std::int64_t columns, double power, std::uint64_t seed, std::int64_t rank = -1) {
+inline at::Tensor power_law(std::int64_t rows, std::int64_t columns, double power, std::uint64_t seed,
+                            std::int64_t rank = -1) {
   const std::int64_t count = rank < 0 ? std::min(rows, columns) : rank;
   const at::Tensor values = at::arange(1, count + 1, at::kFloat).pow(-power);
-  return at::mm(orthonormal_columns(rows, count, seed).mul(values), orthonormal_columns(columns, count, seed + 1).t());
+  return at::mm(orthonormal_columns(rows, count, seed).mul(values),
+                orthonormal_columns(columns, count, seed + 1).t());
 }
 
 // |P^T-part of G|^2 / |G|^2 of a basis [dim, r], in fp64, from the definition.

@@ -23,7 +23,9 @@ const Steps kPublished = {0,    100,  201,  302,  403,  505,  607,  709,  812,  
                           1452, 1564, 1679, 1797, 1919, 2045, 2176, 2314, 2460, 2615, 2781, 2960, 3155, 3369,
                           3606, 3870, 4167, 4504, 4888, 5329, 5839, 6431, 7121, 7929, 8879, 9999};
 
-Steps tail(const Steps& steps, std::size_t count) { return {steps.end() - static_cast<std::ptrdiff_t>(count), steps.end()}; }
+Steps tail(const Steps& steps, std::size_t count) {
+  return {steps.end() - static_cast<std::ptrdiff_t>(count), steps.end()};
+}
 
 TEST(MergeSchedule, ExponentialStepsEqualThePublishedOnes) {
   EXPECT_EQ(MergeSchedule::exponential_steps(100, 1.2, kNoClamp, 10000), kPublished);
@@ -47,8 +49,8 @@ struct Guarded {
 
 class MergeScheduleGuard : public ::testing::TestWithParam<Guarded> {};
 
-// The published sequences without the merges whose factor the run could not train: 9999 of 10000, 19610 of 20000 (its gap is 3146),
-// 59670 of 60000, 99719 of 100000.
+// The published sequences without the merges whose factor the run could not train: 9999 of 10000, 19610 of
+// 20000, 59670 of 60000, 99719 of 100000.
 TEST_P(MergeScheduleGuard, DropsMergesThatTheRunCannotTrainOn) {
   const auto [total, count, last] = GetParam();
   const auto schedule = MergeSchedule::exponential(100, 1.2, kNoClamp, total);
@@ -62,8 +64,8 @@ TEST_P(MergeScheduleGuard, DropsMergesThatTheRunCannotTrainOn) {
 }
 
 INSTANTIATE_TEST_SUITE_P(PublishedRuns, MergeScheduleGuard,
-                         ::testing::Values(Guarded{10000, 39, 8879}, Guarded{20000, 44, 16971}, Guarded{60000, 51, 50470},
-                                           Guarded{100000, 54, 83894}));
+                         ::testing::Values(Guarded{10000, 39, 8879}, Guarded{20000, 44, 16971},
+                                           Guarded{60000, 51, 50470}, Guarded{100000, 54, 83894}));
 
 TEST(MergeSchedule, ClampsTheGapNotTheStep) {
   // Gaps 10, 12, 14, 18, then 26 and more, cut to 20.
@@ -91,7 +93,8 @@ TEST(MergeSchedule, ExplicitStepsAreSortedAndEndBeforeTheLast) {
 
 TEST(MergeSchedule, SaysWhatIsDueAndWhatComesNext) {
   const auto schedule = MergeSchedule::at_steps({7, 40}, 100);
-  for (std::int64_t step = 0; step < 100; ++step) EXPECT_EQ(schedule.due(step), step == 0 || step == 7 || step == 40) << step;
+  for (std::int64_t step = 0; step < 100; ++step)
+    EXPECT_EQ(schedule.due(step), step == 0 || step == 7 || step == 40) << step;
   EXPECT_EQ(schedule.next_after(0), 7);
   EXPECT_EQ(schedule.next_after(6), 7);
   EXPECT_EQ(schedule.next_after(7), 40);
@@ -116,12 +119,16 @@ TEST(MergeSchedule, ReadsEachKindFromARecipe) {
 }
 
 TEST(MergeSchedule, RefusesBadRecipesAtTheirKey) {
-  const auto refusal = [](const std::string& yaml) { return test::message_of<UsageError>([&] { parsed(yaml, 100); }); };
-  EXPECT_THAT(refusal("{kind: exponental}"), ::testing::AllOf(HasSubstr("r.yaml:1"), HasSubstr("kind"), HasSubstr("exponental")));
+  const auto refusal = [](const std::string& yaml) {
+    return test::message_of<UsageError>([&] { parsed(yaml, 100); });
+  };
+  EXPECT_THAT(refusal("{kind: exponental}"),
+              ::testing::AllOf(HasSubstr("r.yaml:1"), HasSubstr("kind"), HasSubstr("exponental")));
   EXPECT_THAT(refusal("{tau: 0}"), ::testing::AllOf(HasSubstr("tau"), HasSubstr("0")));
   EXPECT_THAT(refusal("{psi: 0.9}"), ::testing::AllOf(HasSubstr("psi"), HasSubstr("0.9")));
-  EXPECT_THAT(refusal("{kind: static, tau: 5, psi: 1.3}"), HasSubstr("psi"));   // not a key of this kind
-  EXPECT_THAT(refusal("{kind: at_steps, steps: [5, -1]}"), ::testing::AllOf(HasSubstr("steps"), HasSubstr("-1")));
+  EXPECT_THAT(refusal("{kind: static, tau: 5, psi: 1.3}"), HasSubstr("psi"));  // not a key of this kind
+  EXPECT_THAT(refusal("{kind: at_steps, steps: [5, -1]}"),
+              ::testing::AllOf(HasSubstr("steps"), HasSubstr("-1")));
 }
 
 }  // namespace

@@ -25,12 +25,12 @@ TEST(Side, IsTheSmallerDimensionInputWhenSquare) {
 TEST(Projector, ProjectsAndLiftsByHandCheckedNumbers) {
   const at::Tensor full = at::tensor({1.0F, 2.0F, 3.0F, 4.0F, 5.0F, 6.0F}).view({2, 3});
   const Projector input(Side::input, at::tensor({1.0F, 0.0F, 2.0F}).view({3, 1}), kDense);
-  EXPECT_TRUE(at::equal(input.project(full), at::tensor({7.0F, 16.0F}).view({1, 2})));   // (G P)^T
-  EXPECT_TRUE(at::equal(input.lift(at::tensor({1.0F, 10.0F}).view({1, 2})),              // B^T P^T
+  EXPECT_TRUE(at::equal(input.project(full), at::tensor({7.0F, 16.0F}).view({1, 2})));  // (G P)^T
+  EXPECT_TRUE(at::equal(input.lift(at::tensor({1.0F, 10.0F}).view({1, 2})),             // B^T P^T
                         at::tensor({1.0F, 0.0F, 2.0F, 10.0F, 0.0F, 20.0F}).view({2, 3})));
   const Projector output(Side::output, at::tensor({1.0F, 10.0F}).view({2, 1}), kDense);
-  EXPECT_TRUE(at::equal(output.project(full), at::tensor({41.0F, 52.0F, 63.0F}).view({3, 1})));   // G^T P
-  EXPECT_TRUE(at::equal(output.lift(at::tensor({1.0F, 2.0F, 3.0F}).view({3, 1})),                 // P B^T
+  EXPECT_TRUE(at::equal(output.project(full), at::tensor({41.0F, 52.0F, 63.0F}).view({3, 1})));  // G^T P
+  EXPECT_TRUE(at::equal(output.lift(at::tensor({1.0F, 2.0F, 3.0F}).view({3, 1})),                // P B^T
                         at::tensor({1.0F, 2.0F, 3.0F, 10.0F, 20.0F, 30.0F}).view({2, 3})));
 }
 
@@ -73,12 +73,14 @@ TEST_P(Projectors, FitFactorEqualsThePseudoInverseOfTheStoredBasis) {
   for (const auto& format : {kDense, kNf4}) {
     const Projector projector(c.side, orthonormal_columns(c.dim(), c.rank, 1), format);
     const at::Tensor full = normal({c.out, c.in}, 2);
-    const at::Tensor inverse = at::linalg_pinv(projector.basis(at::kFloat).to(at::kDouble));   // [r, dim]
+    const at::Tensor inverse = at::linalg_pinv(projector.basis(at::kFloat).to(at::kDouble));  // [r, dim]
     const at::Tensor wide = full.to(at::kDouble);
-    const at::Tensor expected = c.side == Side::input ? at::mm(inverse, wide.t()) : at::mm(wide.t(), inverse.t());
+    const at::Tensor expected =
+        c.side == Side::input ? at::mm(inverse, wide.t()) : at::mm(wide.t(), inverse.t());
     EXPECT_LT(relative(projector.fit_factor(full), expected), 1e-5);
     // At the minimum the residual has no part in the basis.
-    EXPECT_LT(at::norm(projector.project(full - projector.lift(projector.fit_factor(full)))).item<double>(), 1e-4);
+    EXPECT_LT(at::norm(projector.project(full - projector.lift(projector.fit_factor(full)))).item<double>(),
+              1e-4);
   }
 }
 
@@ -100,11 +102,13 @@ TEST_P(Projectors, FitFactorSurvivesABasisWithEqualColumns) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sides, Projectors,
-                         ::testing::Values(Case{"input", Side::input, 48, 96, 12}, Case{"output", Side::output, 97, 43, 12},
+                         ::testing::Values(Case{"input", Side::input, 48, 96, 12},
+                                           Case{"output", Side::output, 97, 43, 12},
                                            Case{"full_rank", Side::input, 20, 20, 20}),
                          [](const auto& info) { return info.param.name; });
 
-// Reference statistics of NF4 on an orthonormal 512 x 128 basis: relative error .0922, |P_q^T P_q - I|_F / sqrt(r) = .066.
+// Reference statistics of NF4 on an orthonormal 512 x 128 basis: relative error .0922, |P_q^T P_q - I|_F /
+// sqrt(r) = .066.
 TEST(Projector, QuantizedBasisHasTheKnownDistortion) {
   const at::Tensor exact = orthonormal_columns(512, 128, 1);
   const at::Tensor stored = Projector(Side::input, exact, kNf4).basis(at::kFloat);

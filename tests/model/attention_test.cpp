@@ -14,7 +14,8 @@ using test::random_normal;
 using test::relative;
 
 // softmax(q k^T / sqrt(D), where allowed) v; allowed [B, 1, T, S] bool.
-at::Tensor textbook(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& allowed) {
+at::Tensor textbook(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                    const at::Tensor& allowed) {
   const std::int64_t repeat = q.size(1) / k.size(1);
   const at::Tensor keys = k.repeat_interleave(repeat, 1);
   const at::Tensor values = v.repeat_interleave(repeat, 1);
@@ -33,14 +34,17 @@ struct Case {
 class Attention : public ::testing::TestWithParam<Case> {
  protected:
   Attention()
-      : q_(random_normal({2, 4, GetParam().length, GetParam().dim}, 1)), k_(random_normal({2, GetParam().groups, GetParam().length, GetParam().dim}, 2)),
-        v_(random_normal({2, GetParam().groups, GetParam().length, GetParam().dim}, 3)), allowed_(causal(GetParam().length)) {
+      : q_(random_normal({2, 4, GetParam().length, GetParam().dim}, 1)),
+        k_(random_normal({2, GetParam().groups, GetParam().length, GetParam().dim}, 2)),
+        v_(random_normal({2, GetParam().groups, GetParam().length, GetParam().dim}, 3)),
+        allowed_(causal(GetParam().length)) {
     if (!GetParam().masked) return;
     // Two documents a row, the second from the middle on.
     const std::int64_t length = GetParam().length;
     allowed_ = allowed_.repeat({2, 1, 1, 1});
     allowed_.narrow(2, length / 2, length - length / 2).narrow(3, 0, length / 2).fill_(false);
-    mask_ = at::zeros(allowed_.sizes(), at::kFloat).masked_fill(allowed_.logical_not(), -std::numeric_limits<double>::infinity());
+    mask_ = at::zeros(allowed_.sizes(), at::kFloat)
+                .masked_fill(allowed_.logical_not(), -std::numeric_limits<double>::infinity());
   }
   at::Tensor q_, k_, v_, allowed_, mask_;
 };
@@ -52,7 +56,8 @@ TEST_P(Attention, ForwardEqualsTheTextbook) {
 
 TEST_P(Attention, BackwardEqualsAutogradOfTheTextbook) {
   const at::Tensor dout = random_normal(q_.sizes(), 4);
-  const auto expected = test::autograd({q_, k_, v_}, dout, [&](const auto& leaf) { return textbook(leaf[0], leaf[1], leaf[2], allowed_); });
+  const auto expected = test::autograd(
+      {q_, k_, v_}, dout, [&](const auto& leaf) { return textbook(leaf[0], leaf[1], leaf[2], allowed_); });
   const AttentionSaved saved = attention(q_, k_, v_, mask_, true);
   const AttentionGrad grad = attention_backward(dout, q_, k_, v_, mask_, saved);
   EXPECT_LT(relative(grad.q, expected[0]), 1e-5);
@@ -76,7 +81,9 @@ TEST_P(Attention, Bf16IsNearFp32) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, Attention,
-                         ::testing::Values(Case{"all_heads", 4, 7, 8, false}, Case{"grouped", 2, 33, 8, false}, Case{"one_key_head", 1, 65, 16, false},
+                         ::testing::Values(Case{"all_heads", 4, 7, 8, false},
+                                           Case{"grouped", 2, 33, 8, false},
+                                           Case{"one_key_head", 1, 65, 16, false},
                                            Case{"documents", 2, 18, 8, true}, Case{"long", 4, 600, 8, false}),
                          [](const auto& info) { return info.param.name; });
 
@@ -109,13 +116,15 @@ TEST(DocumentMask, LetsATokenSeeItsOwnDocumentUpToItself) {
   const at::Tensor tokens = at::tensor({1, 9, 2, 3}, at::kLong).view({1, 4});
   const at::Tensor mask = document_mask(tokens, 9, at::kFloat);
   const float no = -std::numeric_limits<float>::infinity();
-  const at::Tensor expected = at::tensor({0.0F, no, no, no,      //
-                                          0.0F, 0.0F, no, no,    //
-                                          no, no, 0.0F, no,      //
-                                          no, no, 0.0F, 0.0F}).view({1, 1, 4, 4});
+  const at::Tensor expected = at::tensor({0.0F, no, no, no,    //
+                                          0.0F, 0.0F, no, no,  //
+                                          no, no, 0.0F, no,    //
+                                          no, no, 0.0F, 0.0F})
+                                  .view({1, 1, 4, 4});
   EXPECT_TRUE(at::equal(mask, expected));
   EXPECT_EQ(document_mask(tokens, 9, at::kBFloat16).scalar_type(), at::kBFloat16);
-  EXPECT_TRUE(at::equal(document_mask(tokens, 7, at::kFloat).isinf()[0][0], at::ones({4, 4}, at::kBool).triu(1)));
+  EXPECT_TRUE(
+      at::equal(document_mask(tokens, 7, at::kFloat).isinf()[0][0], at::ones({4, 4}, at::kBool).triu(1)));
 }
 
 }  // namespace

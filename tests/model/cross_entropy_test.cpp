@@ -14,13 +14,16 @@ using test::random_normal;
 using test::relative;
 
 Parameter make_head(std::int64_t vocab, std::int64_t width, at::ScalarType dtype = at::kFloat) {
-  return {"lm_head.weight", ParamRole::head, random_normal({vocab, width}, 8).to(dtype), at::zeros({vocab, width})};
+  return {"lm_head.weight", ParamRole::head, random_normal({vocab, width}, 8).to(dtype),
+          at::zeros({vocab, width})};
 }
 
 at::Tensor make_targets(std::int64_t rows, std::int64_t vocab, bool some_ignored) {
   at::Tensor targets = at::empty({rows}, at::kLong);
   for (std::int64_t i = 0; i < rows; ++i) {
-    targets[i] = some_ignored && i % 5 == 2 ? kIgnoreTarget : static_cast<std::int64_t>(mix64(static_cast<std::uint64_t>(i)) % static_cast<std::uint64_t>(vocab));
+    targets[i] = some_ignored && i % 5 == 2 ? kIgnoreTarget
+                                            : static_cast<std::int64_t>(mix64(static_cast<std::uint64_t>(i)) %
+                                                                        static_cast<std::uint64_t>(vocab));
   }
   return targets;
 }
@@ -44,7 +47,7 @@ TEST(HeadLoss, EqualsHandCheckedNumbers) {
 
 struct Case {
   const char* name;
-  std::int64_t rows_over;   // beyond the rows of a chunk
+  std::int64_t rows_over;  // beyond the rows of a chunk
   bool ignored;
 };
 
@@ -72,11 +75,12 @@ TEST_P(HeadLossChunks, EqualAutogradOfTheWholeBatch) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Borders, HeadLossChunks,
-                         ::testing::Values(Case{"below", -1, false}, Case{"whole", 0, false}, Case{"one_more", 1, true}, Case{"two_and_one", 257, true}),
+                         ::testing::Values(Case{"below", -1, false}, Case{"whole", 0, false},
+                                           Case{"one_more", 1, true}, Case{"two_and_one", 257, true}),
                          [](const auto& info) { return info.param.name; });
 
 TEST(HeadLoss, ChunkRowsBoundTheLogits) {
-  EXPECT_EQ(head_chunk_rows(32000), 524);   // 64 MiB of fp32
+  EXPECT_EQ(head_chunk_rows(32000), 524);  // 64 MiB of fp32
   EXPECT_EQ(head_chunk_rows(100), 4096);
   EXPECT_EQ(head_chunk_rows(1 << 22), 64);
 }
@@ -104,7 +108,8 @@ TEST(HeadLoss, LeavesTheHeadsGradientAloneUnlessItTrains) {
 
 TEST(HeadLoss, SurvivesLogitsThatWouldOverflowExp) {
   Parameter head{"head", ParamRole::head, test::matrix(2, {500.0F, -500.0F}), at::zeros({2, 1})};
-  const HeadLoss loss = head_loss_with_grad(test::matrix(1, {1.0F}), head, at::tensor({1}, at::kLong), 1.0, true);
+  const HeadLoss loss =
+      head_loss_with_grad(test::matrix(1, {1.0F}), head, at::tensor({1}, at::kLong), 1.0, true);
   EXPECT_NEAR(loss.loss_sum.item<double>(), 1000.0, 1e-3);
   EXPECT_TRUE(at::isfinite(loss.dhidden).all().item<bool>());
 }

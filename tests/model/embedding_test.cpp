@@ -21,13 +21,15 @@ TEST(Embedding, TakesTheRowsOfItsTokens) {
   EXPECT_TRUE(at::equal(rows[0], table.value[4]));
   EXPECT_TRUE(at::equal(rows[1], table.value[0]));
   EXPECT_TRUE(at::equal(rows[2], table.value[4]));
-  EXPECT_TRUE(at::equal(embed(at::tensor({2}, at::kLong), table, at::kBFloat16)[0], table.value[2].to(at::kBFloat16)));
+  EXPECT_TRUE(at::equal(embed(at::tensor({2}, at::kLong), table, at::kBFloat16)[0],
+                        table.value[2].to(at::kBFloat16)));
 }
 
 TEST(Embedding, BackwardAddsTheRowsOfRepeatedTokens) {
   Parameter table = make_table(4, 2);
   table.grad.fill_(1.0);
-  embed_backward(test::matrix(3, {1.0F, 2.0F, 10.0F, 20.0F, 100.0F, 200.0F}), at::tensor({3, 1, 3}, at::kLong), table);
+  embed_backward(test::matrix(3, {1.0F, 2.0F, 10.0F, 20.0F, 100.0F, 200.0F}),
+                 at::tensor({3, 1, 3}, at::kLong), table);
   EXPECT_TRUE(at::equal(table.grad, test::matrix(4, {1.0F, 1.0F, 11.0F, 21.0F, 1.0F, 1.0F, 102.0F, 203.0F})));
 }
 

@@ -26,7 +26,7 @@ TEST(GradBuffer, BindsFp32ViewsOfOneBuffer) {
     EXPECT_EQ(parameter->grad.scalar_type(), at::kFloat);
     EXPECT_TRUE(parameter->grad.is_alias_of(grads.flat()));
     EXPECT_TRUE(parameter->grad.is_contiguous());
-    EXPECT_EQ(parameter->grad.storage_offset() % 16, 0);   // 64 bytes
+    EXPECT_EQ(parameter->grad.storage_offset() % 16, 0);  // 64 bytes
     EXPECT_EQ(parameter->grad.abs().max().item<float>(), 0.0F);
   }
   EXPECT_EQ(grads.nbytes(), 4 * (16 + 16 + 16));
@@ -41,7 +41,7 @@ TEST(GradBuffer, GivesEachParameterElementsOfItsOwn) {
   EXPECT_EQ(p.a.grad.sum().item<float>(), 15.0F);
   EXPECT_EQ(p.b.grad.sum().item<float>(), 2.0F);
   EXPECT_EQ(p.c.grad.sum().item<float>(), 48.0F);
-  EXPECT_EQ(grads.flat().sum().item<float>(), 65.0F);   // nothing in the padding
+  EXPECT_EQ(grads.flat().sum().item<float>(), 65.0F);  // nothing in the padding
   grads.flat().mul_(2.0);
   EXPECT_EQ(p.c.grad.sum().item<float>(), 96.0F);
   grads.zero();

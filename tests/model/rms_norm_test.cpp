@@ -66,7 +66,8 @@ TEST(RmsNorm, Bf16KeepsStatisticsInFp32) {
   const RmsNormOutput out = rms_norm(x, weight.value, 1e-6);
   EXPECT_EQ(out.y.scalar_type(), at::kBFloat16);
   const at::Tensor wide = x.to(at::kDouble);
-  EXPECT_LT(relative(out.rstd, wide.pow(2).mean(-1, true).add(1e-6).rsqrt()), 1e-6);   // bf16 sums would be off by 1e-3
+  EXPECT_LT(relative(out.rstd, wide.pow(2).mean(-1, true).add(1e-6).rsqrt()),
+            1e-6);  // bf16 sums would be off by 1e-3
   EXPECT_LT(relative(out.y, wide * out.rstd * weight.value.to(at::kDouble)), 0.004);
   const at::Tensor dx = rms_norm_backward(out.y, x, out.rstd, weight, true);
   EXPECT_EQ(dx.scalar_type(), at::kBFloat16);
@@ -78,7 +79,8 @@ TEST(RmsNorm, AZeroRowStaysZeroAndFinite) {
   const at::Tensor x = at::zeros({2, 8});
   const RmsNormOutput out = rms_norm(x, weight.value, 1e-6);
   EXPECT_EQ(out.y.abs().max().item<float>(), 0.0F);
-  EXPECT_TRUE(at::isfinite(rms_norm_backward(at::ones({2, 8}), x, out.rstd, weight, true)).all().item<bool>());
+  EXPECT_TRUE(
+      at::isfinite(rms_norm_backward(at::ones({2, 8}), x, out.rstd, weight, true)).all().item<bool>());
 }
 
 }  // namespace

@@ -35,8 +35,10 @@ TEST(Rope, TurnsPairsHalfAHeadApartByTheirAngle) {
   const at::Tensor y = apply_rope(x, table, 31, false);
   for (std::int64_t t = 0; t < 5; ++t) {
     for (std::int64_t j = 0; j < kDim / 2; ++j) {
-      const double angle = static_cast<double>(31 + t) * std::pow(kBase, -2.0 * static_cast<double>(j) / kDim);
-      const std::complex<double> before(x[1][t][2][j].item<double>(), x[1][t][2][j + kDim / 2].item<double>());
+      const double angle =
+          static_cast<double>(31 + t) * std::pow(kBase, -2.0 * static_cast<double>(j) / kDim);
+      const std::complex<double> before(x[1][t][2][j].item<double>(),
+                                        x[1][t][2][j + kDim / 2].item<double>());
       const std::complex<double> after = before * std::polar(1.0, angle);
       EXPECT_NEAR(y[1][t][2][j].item<double>(), after.real(), 1e-5);
       EXPECT_NEAR(y[1][t][2][j + kDim / 2].item<double>(), after.imag(), 1e-5);
@@ -57,7 +59,7 @@ TEST(Rope, InverseIsTheBackwardPass) {
   const at::Tensor dy = random_normal({1, 3, 2, 4}, 2);
   const at::Tensor numeric = test::finite_difference(
       x, [&](const at::Tensor& v) { return (apply_rope(v, table, 2, false) * dy).sum().item<double>(); });
-  EXPECT_LT(relative(apply_rope(dy, table, 2, true), numeric), 1e-3);   // the rotation itself is in fp32
+  EXPECT_LT(relative(apply_rope(dy, table, 2, true), numeric), 1e-3);  // the rotation itself is in fp32
 }
 
 TEST(Rope, ProductsDependOnTheDistanceAlone) {

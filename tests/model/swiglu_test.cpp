@@ -14,10 +14,11 @@ using test::random_normal;
 using test::relative;
 
 TEST(Swiglu, EqualsHandCheckedNumbers) {
-  const double third = std::log(2.0);   // sigmoid(ln 2) = 2/3
+  const double third = std::log(2.0);  // sigmoid(ln 2) = 2/3
   const at::Tensor gate = at::tensor({0.0F, static_cast<float>(third), static_cast<float>(-third)});
   const at::Tensor y = swiglu(gate, at::tensor({5.0F, 3.0F, 6.0F}));
-  EXPECT_TRUE(at::allclose(y, at::tensor({0.0F, static_cast<float>(2.0 * third), static_cast<float>(-2.0 * third)})));
+  EXPECT_TRUE(
+      at::allclose(y, at::tensor({0.0F, static_cast<float>(2.0 * third), static_cast<float>(-2.0 * third)})));
 }
 
 TEST(Swiglu, DoesNotChangeItsInputs) {
@@ -39,8 +40,12 @@ TEST(Swiglu, BackwardEqualsFiniteDifferences) {
     return (dy.to(at::kDouble) * g / (1.0 + g.neg().exp()) * u).sum().item<double>();
   };
   const SwigluGrad grad = swiglu_backward(dy, gate, up);
-  EXPECT_LT(relative(grad.gate, test::finite_difference(gate, [&](const at::Tensor& g) { return total(g, up.to(at::kDouble)); })), 1e-5);
-  EXPECT_LT(relative(grad.up, test::finite_difference(up, [&](const at::Tensor& u) { return total(gate.to(at::kDouble), u); })), 1e-5);
+  EXPECT_LT(relative(grad.gate, test::finite_difference(
+                                    gate, [&](const at::Tensor& g) { return total(g, up.to(at::kDouble)); })),
+            1e-5);
+  EXPECT_LT(relative(grad.up, test::finite_difference(
+                                  up, [&](const at::Tensor& u) { return total(gate.to(at::kDouble), u); })),
+            1e-5);
 }
 
 TEST(Swiglu, Bf16IsNearFp32) {

@@ -12,7 +12,8 @@ namespace kumiko::test {
 
 // |a - b|_F / |b|_F
 inline double relative(const at::Tensor& a, const at::Tensor& b) {
-  return (at::norm(a.to(at::kDouble) - b.to(at::kDouble)) / at::norm(b.to(at::kDouble)).clamp_min(1e-30)).item<double>();
+  return (at::norm(a.to(at::kDouble) - b.to(at::kDouble)) / at::norm(b.to(at::kDouble)).clamp_min(1e-30))
+      .item<double>();
 }
 
 inline at::Tensor random_normal(at::IntArrayRef sizes, std::uint64_t seed, double std = 1.0) {
@@ -30,7 +31,8 @@ inline at::Tensor matrix(std::int64_t rows, const std::vector<float>& values) {
 template <class F>
 std::vector<at::Tensor> autograd(const std::vector<at::Tensor>& inputs, const at::Tensor& dy, const F& f) {
   std::vector<at::Tensor> leaves;
-  for (const auto& input : inputs) leaves.push_back(input.to(at::kDouble, false, true).set_requires_grad(true));
+  for (const auto& input : inputs)
+    leaves.push_back(input.to(at::kDouble, false, true).set_requires_grad(true));
   f(leaves).backward(dy.to(at::kDouble));
   std::vector<at::Tensor> grads;
   for (const auto& leaf : leaves) grads.push_back(leaf.grad());
