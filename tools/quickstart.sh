@@ -81,11 +81,18 @@ train() {
 generate() { "$KUMIKO" generate "$RUN" --prompt 'def ' --max-tokens 96 --temperature 0.7 --seed 1 > "$DATA/sample.txt"; }
 
 summarize() {
-  .venv/bin/python - "$RUN/summary.json" << 'PYTHON'
+  .venv/bin/python - "$RUN/summary.json" "$DATA/figures.json" << 'PYTHON'
 import json
+import pathlib
 import sys
 
-figures = json.load(open(sys.argv[1], encoding="utf-8"))
+figures = json.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))
+# A start that found the run complete trained nothing: speed and memory are those of the start that did.
+kept = pathlib.Path(sys.argv[2])
+if figures["tokens_per_s"] > 0:
+    kept.write_text(json.dumps({name: figures[name] for name in ("tokens_per_s", "peak_memory_bytes")}), encoding="utf-8")
+elif kept.is_file():
+    figures.update(json.loads(kept.read_text(encoding="utf-8")))
 mib = 1 << 20
 print(f"steps: {figures['steps']}" + ("" if figures["complete"] else " (stopped early; run this again to go on)"))
 print(f"validation perplexity: {figures['validation_perplexity']:.2f}")
