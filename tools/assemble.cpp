@@ -11,6 +11,7 @@
 
 #include "framework/core/error.hpp"
 #include "framework/core/log.hpp"
+#include "framework/core/words.hpp"
 #include "framework/train/checkpoint.hpp"
 #include "framework/train/run.hpp"
 #include "lowrank/methods/builtin.hpp"
@@ -31,6 +32,11 @@ std::int64_t automatic_threads() {
   return std::max<std::int64_t>(1, online / ranks);
 }
 
+std::string unknown(std::string_view kind, const std::string& word, const std::vector<std::string>& known) {
+  const auto near = nearest_word(word, known);
+  return concat("unknown ", kind, " '", word, "'; ", near ? "did you mean '" + *near + "'? " : "", "known: ", join_words(known));
+}
+
 }  // namespace
 
 Assembly::Assembly(Recipe parsed, std::int64_t vocab_size, std::int32_t eos_id) : recipe(std::move(parsed)), eos_id_(eos_id) {
@@ -41,17 +47,12 @@ Assembly::Assembly(Recipe parsed, std::int64_t vocab_size, std::int32_t eos_id) 
     recipe.node.child("model").resolve("vocab_size", concat(vocab_size));
   }
   if (recipe.model.vocab_size < vocab_size) {
-    recipe.node.child("model").fail("vocab_size", concat(recipe.model.vocab_size, " is below the ", vocab_size, " ids of the data's tokenizer"));
+    recipe.node.child("model").fail("vocab_size", concat(recipe.model.vocab_size, " is below the ", vocab_size,
+                                                         " ids of the data's tokenizer; raise it, or leave it out to take theirs"));
   }
-  if (!methods.has(recipe.method_name)) {
-    std::string known;
-    for (const auto& name : methods.names()) known += (known.empty() ? "" : ", ") + name;
-    recipe.method.fail("name", concat("unknown method '", recipe.method_name, "'; known: ", known));
-  }
+  if (!methods.has(recipe.method_name)) recipe.method.fail("name", unknown("method", recipe.method_name, methods.names()));
   if (!optimizers.has(recipe.optimizer.name)) {
-    std::string known;
-    for (const auto& name : optimizers.names()) known += (known.empty() ? "" : ", ") + name;
-    recipe.node.child("optimizer").fail("name", concat("unknown optimizer '", recipe.optimizer.name, "'; known: ", known));
+    recipe.node.child("optimizer").fail("name", unknown("optimizer", recipe.optimizer.name, optimizers.names()));
   }
   method = methods.make(recipe.method_name,
                         MethodContext{recipe.method, optimizers, recipe.model, recipe.optimizer, recipe.train.param_dtype, at::kCPU,

@@ -13,6 +13,15 @@
 namespace kumiko::tools {
 namespace {
 
+std::int64_t read_size(const ConfigNode& node, std::string_view key) {
+  const std::string text = node.text(key, "0");
+  try {
+    return parse_bytes(text);
+  } catch (const UsageError& error) {
+    node.fail(key, error.what());
+  }
+}
+
 bool has_shards(const std::vector<std::string>& patterns) {
   try {
     data::expand_shards(patterns);
@@ -33,13 +42,18 @@ std::optional<AutoPrepare> AutoPrepare::parse(const ConfigNode& data) {
   options.suffixes = node.texts("suffixes", data::kDefaultSuffixes);
   options.vocab_size = node.integer("vocab_size", options.vocab_size, {300, 1 << 20});
   options.validation = node.real("validation", options.validation, {0.0, 0.9});
-  options.max_bytes = parse_bytes(node.text("max_bytes", "0"));
+  options.max_bytes = read_size(node, "max_bytes");
   return options;
 }
 
+bool shards_missing(const data::DataOptions& data) { return !has_shards(data.train); }
+
 void prepare_missing_shards(const AutoPrepare& options, const data::DataOptions& data) {
-  if (has_shards(data.train)) return;
+  if (!shards_missing(data)) return;
   const std::filesystem::path folder = std::filesystem::path(data.train.front()).parent_path();
+  const std::filesystem::path tokenizer_file = folder / "tokenizer.model";
+  KUMIKO_EXPECTS(!has_shards({(folder / "*.h5").string()}), DataError, "no shard matches '", data.train.front(), "', but '", folder.string(),
+                 "' has others; correct data.train, or remove them to have all prepared again");
   log::info(concat("no shards match ", data.train.front(), ": preparing them"));
   data::DocumentOptions documents;
   documents.inputs.assign(options.inputs.begin(), options.inputs.end());
@@ -49,10 +63,10 @@ void prepare_missing_shards(const AutoPrepare& options, const data::DataOptions&
   data::DocumentStream stream(documents);
   const std::string model = data::train_tokenizer(tokenizer, stream);
   std::filesystem::create_directories(folder);
-  write_file_durably(folder / "tokenizer.model", model);
+  write_file_durably(tokenizer_file, model);
   data::PrepareOptions prepare;
   prepare.documents = documents;
-  prepare.tokenizer = folder / "tokenizer.model";
+  prepare.tokenizer = tokenizer_file;
   prepare.output = folder;
   prepare.validation_fraction = options.validation;
   prepare.max_bytes = options.max_bytes;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdlib>
 #include <iostream>
+#include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 #include <c10/util/Exception.h>
@@ -9,6 +11,7 @@
 #include "framework/core/error.hpp"
 #include "framework/core/log.hpp"
 #include "framework/core/memory_counter.hpp"
+#include "framework/core/words.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/commands/doctor.hpp"
 #include "tools/commands/prepare.hpp"
@@ -21,6 +24,28 @@ int fail(kumiko::ExitCode code, const std::string& message) {
   return static_cast<int>(code);
 }
 
+// What was wrong with the command line and where its help is.
+std::string usage_problem(const CLI::App& root, const CLI::ParseError& error, int argc, char** argv) {
+  const CLI::App* command = &root;
+  std::string name = root.get_name();
+  int next = 1;   // the word behind the sub-commands
+  for (; !command->get_subcommands().empty(); ++next) {
+    command = command->get_subcommands().front();
+    name += " " + command->get_name();
+  }
+  std::vector<std::string> known;
+  for (const CLI::App* one : command->get_subcommands([](const CLI::App*) { return true; })) known.push_back(one->get_name());
+  std::string what = error.what();
+  if (!known.empty() && next < argc) {
+    const std::string word = argv[next];
+    const auto near = kumiko::nearest_word(word, known);
+    what = kumiko::concat("unknown command '", word, "'", near ? ", did you mean '" + *near + "'" : "; known: " + kumiko::join_words(known));
+  } else if (!known.empty()) {
+    what = "needed a command: " + kumiko::join_words(known);
+  }
+  return kumiko::concat(what, "; see ", name, " --help");
+}
+
 // Several ranks that fail alike before they can talk: one of them says so.
 bool is_silent_rank() {
   const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
@@ -31,7 +56,7 @@ bool is_silent_rank() {
 
 int main(int argc, char** argv) {
   kumiko::memory_counter::install();
-  CLI::App app{"kumiko " + kumiko::kumiko_version() + ": pretrains language models in 4 bits on hardware you own"};
+  CLI::App app{"kumiko " + kumiko::kumiko_version() + ": pretrains language models in 4 bits on hardware you own", "kumiko"};
   app.set_version_flag("--version", kumiko::kumiko_version());
   app.require_subcommand(1);
   app.failure_message(CLI::FailureMessage::help);
@@ -49,7 +74,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);   // --help, --version
     if (is_silent_rank()) return static_cast<int>(kumiko::ExitCode::usage);
-    return fail(kumiko::ExitCode::usage, std::string(error.what()) + "; see kumiko --help");
+    return fail(kumiko::ExitCode::usage, usage_problem(app, error, argc, argv));
   } catch (const kumiko::Error& error) {
     return is_silent_rank() ? static_cast<int>(error.code()) : fail(error.code(), error.what());
   } catch (const std::bad_alloc&) {

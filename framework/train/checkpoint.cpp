@@ -42,7 +42,8 @@ void check_space(const std::filesystem::path& folder, std::int64_t needed) {
   const auto free = static_cast<double>(info.f_bavail) * static_cast<double>(info.f_frsize);
   if (free < static_cast<double>(needed + kSpareBytes)) {
     throw FileError(ENOSPC, concat("cannot write in ", folder.string(), ": only ",
-                                   format_bytes(static_cast<std::int64_t>(free)), " are free"));
+                                   format_bytes(static_cast<std::int64_t>(free)), " are free, of which ",
+                                   format_bytes(kSpareBytes), " must stay so"));
   }
 }
 

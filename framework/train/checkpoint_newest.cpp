@@ -66,10 +66,12 @@ std::unique_ptr<CheckpointReader> newest_checkpoint(const std::filesystem::path&
 std::unique_ptr<CheckpointReader> open_checkpoint(const std::filesystem::path& path, const OnSkip& on_skip) {
   std::error_code error;
   KUMIKO_EXPECTS(std::filesystem::is_directory(path, error), CheckpointError, path.string(),
-                 " is no run folder and no checkpoint folder");
+                 std::filesystem::exists(path, error) ? " is no folder" : " does not exist",
+                 "; name a run folder or one of its checkpoints");
   if (std::filesystem::exists(path / kManifestName, error)) return std::make_unique<CheckpointReader>(path);
   auto reader = newest_checkpoint(path, on_skip);
-  KUMIKO_EXPECTS(reader, CheckpointError, path.string(), " holds no checkpoint");
+  KUMIKO_EXPECTS(reader, CheckpointError, path.string(),
+                 " holds no checkpoint; name a run folder in which 'kumiko train' has saved one");
   return reader;
 }
 

@@ -116,16 +116,18 @@ void Run::evaluate_now() {
 }
 
 void Run::save_now() {
-  saved_step_ = trainer_.next_step();
+  const std::int64_t step = trainer_.next_step();
+  checkpoint_due_ = false;
   if (record_ == nullptr) return;
   record_->metrics.sync();
-  const SaveResult result = record_->checkpoints.save(saved_step_, record_->meta, [&](StateWriter& out) {
+  const SaveResult result = record_->checkpoints.save(step, record_->meta, [&](StateWriter& out) {
     trainer_.save(out);
     out.tensor(kTokenizerName, bytes_tensor(record_->tokenizer));
   });
   summary_.checkpoint_problem = result.problem;
   if (!result.saved) {
-    log::warning(concat("checkpoint of step ", saved_step_, " not saved, training goes on: ", result.problem));
+    const bool goes_on = step < options_.train.steps;
+    log::warning(concat(result.problem, goes_on ? "; training goes on and the checkpoints before it stay, make room for the next" : ""));
   } else {
     record_->progress.message(concat("saved ", result.folder.string(), " (", format_bytes(result.bytes), ")"));
     if (!result.warning.empty()) log::warning(result.warning);
@@ -155,7 +157,9 @@ RunSummary Run::go() {
     const Requests requests = agree_on_requests();
     stopped = requests.stop;
     const std::int64_t every = record_ != nullptr ? record_->checkpoints.policy().every : 0;
-    if (stopped || last || requests.checkpoint || due(every)) save_now();
+    // In a streak of skipped steps the checkpoints from before it are the better ones to keep.
+    checkpoint_due_ = checkpoint_due_ || due(every);
+    if (stopped || last || requests.checkpoint || (checkpoint_due_ && !report.skipped)) save_now();
   }
   summary_.complete = trainer_.next_step() >= options_.train.steps;
   if (summary_.complete && evaluated_step_ != trainer_.next_step()) evaluate_now();   // resumed at the very end

@@ -75,7 +75,7 @@ class Run {
   dist::Communicator& comm_;
   RunRecord* record_;
   RunSummary summary_;
-  std::int64_t saved_step_ = -1;
+  bool checkpoint_due_ = false;
   std::int64_t evaluated_step_ = -1;
   double train_seconds_ = 0.0;
   std::int64_t train_tokens_ = 0;

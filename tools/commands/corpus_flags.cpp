@@ -7,9 +7,18 @@
 #include <CLI/CLI.hpp>
 #include <unistd.h>
 
+#include "framework/core/error.hpp"
 #include "framework/core/format.hpp"
 
 namespace kumiko::tools {
+
+std::int64_t parse_size_flag(const char* flag, const std::string& value) {
+  try {
+    return parse_bytes(value);
+  } catch (const UsageError& error) {
+    throw UsageError(concat(flag, ": ", error.what()));
+  }
+}
 
 void CorpusFlags::add_to(CLI::App& command) {
   command.add_option("input", inputs, "text or JSONL files (also .gz, .zst), or folders of them")->required();
@@ -37,7 +46,7 @@ data::DocumentOptions CorpusFlags::options() const {
                                         : data::DocumentUnit::file;
   options.field = field;
   options.skip_invalid = skip_invalid;
-  options.max_document_bytes = parse_bytes(max_document);
+  options.max_document_bytes = parse_size_flag("--max-document", max_document);
   return options;
 }
 

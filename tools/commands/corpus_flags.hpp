@@ -16,6 +16,9 @@ class App;
 
 namespace kumiko::tools {
 
+// parse_bytes of the value of `flag`, which its UsageError names.
+std::int64_t parse_size_flag(const char* flag, const std::string& value);
+
 struct CorpusFlags {
   std::vector<std::string> inputs;
   std::vector<std::string> suffixes;

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <array>
+#include <charconv>
 #include <iostream>
 
 #include <CLI/CLI.hpp>
@@ -19,6 +21,12 @@ struct EvalFlags {
   std::int64_t tokens = 0;
 };
 
+// The fewest digits that give the same number back.
+std::string exact(double value) {
+  std::array<char, 32> text{};
+  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), value).ptr};
+}
+
 void eval(const EvalFlags& flags) {
   LoadedModel loaded = load_model(flags.path, flags.overrides);
   const Recipe& recipe = loaded.assembly->recipe;
@@ -33,9 +41,9 @@ void eval(const EvalFlags& flags) {
   std::cout << "checkpoint: " << loaded.folder.string() << "\n"
             << "step: " << loaded.step << "\n"
             << "tokens: " << report.tokens << "\n"
-            << "validation loss: " << report.loss << "\n"
-            << "validation perplexity: " << report.ppl << "\n"
-            << "ppl_published_convention: " << report.ppl_published_convention << "\n";
+            << "validation loss: " << exact(report.loss) << "\n"
+            << "validation perplexity: " << exact(report.ppl) << "\n"
+            << "ppl_published_convention: " << exact(report.ppl_published_convention) << "\n";
 }
 
 }  // namespace
@@ -44,8 +52,8 @@ void add_eval(CLI::App& app) {
   auto flags = std::make_shared<EvalFlags>();
   CLI::App* command = app.add_subcommand("eval", "validation perplexity of a run or checkpoint, from its quantized weights");
   command->add_option("path", flags->path, "run folder (its newest checkpoint) or checkpoint folder")->required();
-  command->add_option("overrides", flags->overrides, "changes of its recipe: data.validation=... ");
-  command->add_option("--tokens", flags->tokens, "target tokens at most; 0: as the recipe says");
+  command->add_option("overrides", flags->overrides, "changes of its recipe: a.b=value ...");
+  command->add_option("--tokens", flags->tokens, "target tokens at most; 0: as the recipe says")->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40));
   command->callback([flags] { eval(*flags); });
 }
 

@@ -54,7 +54,7 @@ void inspect_checkpoint(const InspectFlags& flags) {
 }
 
 void inspect(const InspectFlags& flags) {
-  KUMIKO_EXPECTS(std::filesystem::exists(flags.path), UsageError, flags.path.string(), ": no such file or folder");
+  KUMIKO_EXPECTS(std::filesystem::exists(flags.path), UsageError, flags.path.string(), ": no such file or folder; name a run folder, a checkpoint folder or a shard");
   if (std::filesystem::is_regular_file(flags.path)) {
     inspect_shard(flags);
   } else {

@@ -52,7 +52,7 @@ void run(const Flags& flags) {
   options.output = flags.output;
   options.validation_fraction = flags.validation;
   options.shard_tokens = flags.shard_tokens;
-  options.max_bytes = flags.max_bytes.empty() ? 0 : parse_bytes(flags.max_bytes);
+  options.max_bytes = flags.max_bytes.empty() ? 0 : parse_size_flag("--max-bytes", flags.max_bytes);
   options.force = flags.force;
   ReadingProgress bar;
   const data::PrepareSummary summary = data::prepare(options, [&bar](const data::PrepareProgress& progress) {

@@ -21,7 +21,7 @@ struct TrainFlags {
   CorpusFlags corpus;
   data::TokenizerOptions options;
   std::string kind = "bpe";
-  std::string sample = "10MB";
+  std::string sample = concat(data::TokenizerOptions{}.sample_bytes / 1'000'000, "MB");
   std::string output;
   bool merge_digits = false;
   bool merge_scripts = false;
@@ -33,11 +33,19 @@ struct ExportFlags {
   std::string output;
 };
 
+void make_folder(const std::filesystem::path& folder) {
+  if (folder.empty()) return;
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  KUMIKO_EXPECTS(!error, UsageError, "output folder '", folder.string(), "' cannot be made: ", error.message(),
+                 "; choose another --output");
+}
+
 void train(TrainFlags flags) {
   KUMIKO_EXPECTS(flags.force || !std::filesystem::exists(flags.output), UsageError, "'", flags.output,
                  "' already exists; choose another --output or replace it with --force");
   flags.options.kind = flags.kind == "unigram" ? data::TokenizerKind::unigram : data::TokenizerKind::bpe;
-  flags.options.sample_bytes = parse_bytes(flags.sample);
+  flags.options.sample_bytes = parse_size_flag("--sample", flags.sample);
   flags.options.split_digits = !flags.merge_digits;
   flags.options.split_scripts = !flags.merge_scripts;
   data::DocumentStream documents(flags.corpus.options());
@@ -48,12 +56,11 @@ void train(TrainFlags flags) {
                concat(format_count(++count), " documents"));
   });
   bar.finish();
+  make_folder(std::filesystem::path(flags.output).parent_path());
   try {
-    const std::filesystem::path folder = std::filesystem::path(flags.output).parent_path();
-    if (!folder.empty()) std::filesystem::create_directories(folder);
     write_file_durably(flags.output, model);
-  } catch (const std::exception& error) {
-    throw UsageError(concat("tokenizer not written: ", error.what()));
+  } catch (const FileError& error) {
+    throw UsageError(concat("tokenizer not written: ", error.what(), "; choose another --output"));
   }
   std::cout << "tokenizer   " << flags.options.vocab_size << " pieces (" << flags.kind << ") from " << count
             << " documents in " << documents.files() << " files\noutput      " << flags.output << '\n';
@@ -79,16 +86,24 @@ void add_train(CLI::App& parent) {
   command->callback([flags] { train(*flags); });
 }
 
+void export_model(const ExportFlags& flags) {
+  const data::Tokenizer tokenizer = data::Tokenizer::load(flags.model);
+  make_folder(flags.output);
+  try {
+    data::export_hf_tokenizer(tokenizer, flags.output);
+  } catch (const FileError& error) {
+    throw UsageError(concat("tokenizer not written: ", error.what(), "; choose another --output"));
+  }
+  std::cout << "output      " << flags.output << '\n';
+}
+
 void add_export(CLI::App& parent) {
   auto flags = std::make_shared<ExportFlags>();
   CLI::App* command =
       parent.add_subcommand("export", "write tokenizer.json and tokenizer_config.json for Hugging Face");
   command->add_option("model", flags->model, "model made by 'kumiko tokenizer train'")->required();
   command->add_option("-o,--output", flags->output, "folder to write to")->required();
-  command->callback([flags] {
-    data::export_hf_tokenizer(data::Tokenizer::load(flags->model), flags->output);
-    std::cout << "output      " << flags->output << '\n';
-  });
+  command->callback([flags] { export_model(*flags); });
 }
 
 }  // namespace

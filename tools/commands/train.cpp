@@ -86,6 +86,25 @@ void print_plan(const Assembly& assembly, std::int64_t micro_batch) {
             << "  parameters " << format_count(recipe.model.total_parameters()) << "\n";
 }
 
+// Settles the micro-batch size and checks what depends on it and on the ranks.
+void resolve_micro_batch(Recipe& recipe, std::int64_t micro_batch, int ranks) {
+  recipe.train.micro_batch_size = micro_batch;
+  recipe.node.child("train").resolve("micro_batch_size", concat(micro_batch));
+  recipe.validate(ranks);
+}
+
+// Making shards takes long, so the recipe is checked before, as it will be read afterwards. Rank 0 only.
+void check_before_preparing(const TrainFlags& flags, int ranks) {
+  Recipe recipe = Recipe::parse(ConfigNode::parse_file(flags.recipe, flags.overrides));
+  const std::int64_t vocab_size = AutoPrepare::parse(recipe.node.child("data"))->vocab_size;
+  Assembly assembly(std::move(recipe), vocab_size, 0);
+  const Recipe& options = assembly.recipe;
+  const std::int64_t micro_batch = options.train.micro_batch_size.value_or(
+      automatic_micro_batch(options.train.global_batch_size, ranks, options.data.sequence_length));
+  resolve_micro_batch(assembly.recipe, micro_batch, ranks);
+  if (flags.dry_run) print_plan(assembly, micro_batch);
+}
+
 dist::Facts facts_of(const Assembly& assembly, const RunData& run_data) {
   return {{"kumiko version", kumiko_version()},
           {"build", build_digest()},
@@ -162,8 +181,13 @@ std::int64_t held_state_bytes(Llama& model, const Optimizer& optimizer) {
 void train_on(dist::Communicator& comm, Recipe recipe, const TrainFlags& flags) {
   const std::optional<AutoPrepare> auto_prepare = AutoPrepare::parse(recipe.node.child("data"));
   recipe.validate(comm.size());
-  if (auto_prepare && comm.rank() == 0) prepare_missing_shards(*auto_prepare, recipe.data);
-  if (comm.size() > 1) comm.barrier();
+  const bool missing = auto_prepare && comm.rank() == 0 && shards_missing(recipe.data);
+  if (!broadcast_text(missing ? "missing" : "", comm).empty()) {
+    if (comm.rank() == 0) check_before_preparing(flags, comm.size());
+    if (flags.dry_run) return;
+    if (comm.rank() == 0) prepare_missing_shards(*auto_prepare, recipe.data);
+    if (comm.size() > 1) comm.barrier();
+  }
   const RunData run_data = open_data(recipe.data);
   Assembly assembly(std::move(recipe), run_data.train.vocab_size(), run_data.train.eos_id());
   Recipe& options = assembly.recipe;
@@ -171,9 +195,7 @@ void train_on(dist::Communicator& comm, Recipe recipe, const TrainFlags& flags) 
   std::unique_ptr<Record> record;
   if (comm.rank() == 0 && !flags.dry_run) record = std::make_unique<Record>(options);
   const std::int64_t micro_batch = choose_micro_batch(options, record.get(), comm);
-  options.train.micro_batch_size = micro_batch;
-  options.node.child("train").resolve("micro_batch_size", concat(micro_batch));
-  options.validate(comm.size());
+  resolve_micro_batch(options, micro_batch, comm.size());
   if (flags.dry_run) {
     if (comm.rank() == 0) print_plan(assembly, micro_batch);
     return;
@@ -230,7 +252,7 @@ void train_on(dist::Communicator& comm, Recipe recipe, const TrainFlags& flags) 
   }
   print_summary(outcome, record->folder.path());
   KUMIKO_EXPECTS(outcome.run.checkpoint_problem.empty(), CheckpointError, "the run's last checkpoint could not be saved: ",
-                 outcome.run.checkpoint_problem);
+                 outcome.run.checkpoint_problem, "; make room and give the same command again, it goes on from the newest one saved");
 }
 
 // Of ranks that fail alike rank 0 speaks; one that fails alone speaks a moment later and ends the others.
