@@ -34,6 +34,18 @@ TEST_F(Ranks, DeterministicRunsAreBitEqualOverOneTwoAndFour) {
   }
 }
 
+TEST_F(Ranks, TwoHostsOfANetworkAreBitEqualToOneRank) {
+  const std::string lan = KUMIKO_LAN_SCRIPT;
+  if (run_command({lan, "check"}, work_.path()).exit_code == 77) GTEST_SKIP() << "no network namespaces here: " << read_text(work_ / "output.log");
+  ASSERT_EQ(work_.kumiko({"train", "recipe.yaml", "train.deterministic=true", "output_dir=one"}).exit_code, 0);
+  const Finished result = run_command(
+      {"env", "KUMIKO_LAN=ranks", lan, "run", "2", kBinary, "train", "recipe.yaml", "train.deterministic=true", "output_dir=hosts"}, work_.path());
+  ASSERT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_NE(result.output.find("2 ranks"), std::string::npos) << result.output;
+  EXPECT_EQ(work_.digest("hosts"), work_.digest("one"));
+  EXPECT_EQ(work_.metrics("hosts"), work_.metrics("one"));
+}
+
 TEST_F(Ranks, WithoutDeterministicLossesAgreeToRounding) {
   // Unquantized weights: codes that flip at a threshold are jumps, not rounding.
   const std::vector<std::string> base = {"train", "recipe.yaml", "method.name=loqt_nq"};
