@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <unistd.h>
+
 #include <cstdlib>
+#include <filesystem>
 #include <iostream>
 #include <string>
 #include <vector>
@@ -46,6 +49,17 @@ std::string usage_problem(const CLI::App& root, const CLI::ParseError& error, in
   return kumiko::concat(what, "; see ", name, " --help");
 }
 
+// Threads that wait for each other by spinning starve one another as soon as anything else runs on the machine: steps were seen
+// to take ten times as long. LibTorch's libgomp reads its environment while it is loaded, before any code of ours, so the
+// process starts itself once more.
+void wait_without_spinning(char** argv) {
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
+  ::setenv("GOMP_SPINCOUNT", "1000", /*overwrite=*/1);
+  std::error_code unknown;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", unknown);
+  if (!unknown) ::execv(self.c_str(), argv);
+}
+
 // Several ranks that fail alike before they can talk: one of them says so.
 bool is_silent_rank() {
   const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
@@ -55,6 +69,7 @@ bool is_silent_rank() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  wait_without_spinning(argv);
   kumiko::memory_counter::install();
   CLI::App app{"kumiko " + kumiko::kumiko_version() + ": pretrains language models in 4 bits on hardware you own", "kumiko"};
   app.set_version_flag("--version", kumiko::kumiko_version());
