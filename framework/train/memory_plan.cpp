@@ -60,7 +60,9 @@ MemoryPlan plan_memory(const ModelOptions& model, const Method& method, const Tr
   return plan;
 }
 
-std::int64_t full_rank_state_bytes(const ModelOptions& model) { return 6 * model.total_parameters(); }
+std::int64_t full_rank_state_bytes(const ModelOptions& model, at::ScalarType param_dtype) {
+  return model.total_parameters() * (static_cast<std::int64_t>(c10::elementSize(param_dtype)) + 8);
+}
 
 std::string describe(const MemoryPlan& plan) {
   const std::array<std::pair<const char*, std::int64_t>, 10> rows = {{{"weights", plan.weights},

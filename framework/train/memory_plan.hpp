@@ -14,8 +14,8 @@ namespace kumiko {
 MemoryPlan plan_memory(const ModelOptions& model, const Method& method, const TrainOptions& train, std::int64_t micro_batch,
                        std::int64_t sequence_length);
 
-// Weights and optimizer states of full-rank AdamW with the weights in bf16 and two bf16 moments: the papers' arithmetic.
-std::int64_t full_rank_state_bytes(const ModelOptions& model);
+// Weights and optimizer states of full-rank AdamW at this run's precision: parameters in param_dtype and two fp32 moments.
+std::int64_t full_rank_state_bytes(const ModelOptions& model, at::ScalarType param_dtype);
 
 // A table for people.
 std::string describe(const MemoryPlan& plan);

@@ -79,10 +79,10 @@ std::int64_t choose_micro_batch(const Recipe& recipe, const Record* record, dist
 void print_plan(const Assembly& assembly, std::int64_t micro_batch) {
   const Recipe& recipe = assembly.recipe;
   const MemoryPlan plan = plan_memory(recipe.model, *assembly.method, recipe.train, micro_batch, recipe.data.sequence_length);
-  const std::int64_t full = full_rank_state_bytes(recipe.model);
+  const std::int64_t full = full_rank_state_bytes(recipe.model, recipe.train.param_dtype);
   std::cout << recipe.node.to_yaml() << "\n"
-            << describe(plan) << "  weights and states " << format_bytes(plan.states()) << "; full-rank AdamW in bf16 holds "
-            << format_bytes(full) << " of them\n"
+            << describe(plan) << "  weights and states " << format_bytes(plan.states()) << "; full-rank AdamW at this precision: "
+            << format_bytes(full) << "\n"
             << "  parameters " << format_count(recipe.model.total_parameters()) << "\n";
 }
 
@@ -167,7 +167,9 @@ void print_summary(const Outcome& outcome, const std::filesystem::path& folder) 
   json["peak_memory_bytes"] = peak;
   json["state_bytes"] = outcome.state_bytes;
   json["full_rank_state_bytes"] = outcome.full_rank_bytes;
-  write_file_durably(folder / "summary.json", json.dump(2) + "\n");
+  // A start that found the run complete has no speed of its own to report.
+  const auto file = folder / "summary.json";
+  if (run.tokens_per_s > 0.0 || !std::filesystem::exists(file)) write_file_durably(file, json.dump(2) + "\n");
 }
 
 // Bytes that are really held: parameters, quantized parts and moments.
@@ -242,7 +244,7 @@ void train_on(dist::Communicator& comm, Recipe recipe, const TrainFlags& flags) 
   Outcome outcome{run.go()};
   if (!record) return;
   outcome.state_bytes = held_state_bytes(model, *optimizer);
-  outcome.full_rank_bytes = full_rank_state_bytes(options.model);
+  outcome.full_rank_bytes = full_rank_state_bytes(options.model, options.train.param_dtype);
   if (run_data.validation) {
     outcome.unigram_perplexity = data::unigram_perplexity(
         run_data.train.token_counts(), data::count_targets(*run_data.validation, options.data, options.eval.tokens));
