@@ -15,7 +15,7 @@ double measure_matmul_rate(c10::ScalarType dtype) {
   using Clock = std::chrono::steady_clock;
   at::mm(a, b);
   double best = 0.0;
-  const auto end = Clock::now() + std::chrono::milliseconds(100);
+  const auto end = Clock::now() + std::chrono::milliseconds(300);
   do {
     const auto begin = Clock::now();
     at::mm(a, b);

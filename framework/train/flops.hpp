@@ -6,7 +6,7 @@
 namespace kumiko {
 
 // Floating-point operations a second that matrix products reach on this machine with the threads set, measured for about a
-// tenth of a second: the denominator of the model FLOP utilisation on a CPU.
+// third of a second, best of all tries: the denominator of the model FLOP utilisation on a CPU.
 double measure_matmul_rate(c10::ScalarType dtype);
 
 }  // namespace kumiko

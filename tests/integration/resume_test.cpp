@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A run that is killed and resumed is the run that was not.
+#include <memory>
+
 #include <gtest/gtest.h>
 
 #include "tests/integration/kumiko_run.hpp"
@@ -10,8 +12,17 @@ namespace {
 class Resume : public ::testing::Test {
  protected:
   void train_whole(const std::string& run) {
-    const Finished result = work_.kumiko({"train", "recipe.yaml", "output_dir=" + run});
+    const Finished result = work_.kumiko(command(run));
     ASSERT_EQ(result.exit_code, 0) << result.output;
+  }
+  // One sequence a micro-batch: slow enough to be caught in the middle.
+  static std::vector<std::string> command(const std::string& run) {
+    return {"train", "recipe.yaml", "train.micro_batch_size=1", "output_dir=" + run};
+  }
+  std::unique_ptr<Process> start(const std::string& run) {
+    auto words = command(run);
+    words.insert(words.begin(), kBinary);
+    return std::make_unique<Process>(words, work_.path(), work_ / (run + ".log"));
   }
   Workspace work_;
 };
@@ -30,15 +41,15 @@ TEST_F(Resume, KilledTenTimesEqualsUnbroken) {
   int resumed = 0;
   for (int kill = 0; kill < 10; ++kill) {
     // Not before the first checkpoint, not after the end; each attempt goes a little further.
-    const int step = 8 + kill * 5 + static_cast<int>((random = mix64(random)) % 4);
-    Process process({kBinary, "train", "recipe.yaml", "output_dir=broken"}, work_.path(), work_ / "killed.log");
-    ASSERT_TRUE(process.wait_for_output("step " + std::string(step < 10 ? " " : "") + std::to_string(step) + "/60")) << process.output();
-    process.kill_group();
-    const Finished killed = process.wait();
+    const int step = 8 + kill * 4 + static_cast<int>((random = mix64(random)) % 4);
+    const auto process = start("broken");
+    ASSERT_TRUE(process->wait_for_output("step " + std::string(step < 10 ? " " : "") + std::to_string(step) + "/60")) << process->output();
+    process->kill_group();
+    const Finished killed = process->wait();
     EXPECT_EQ(killed.exit_code, 128 + SIGKILL);
     if (killed.output.find("resumed at step ") != std::string::npos) ++resumed;
   }
-  const Finished last = work_.kumiko({"train", "recipe.yaml", "output_dir=broken"});
+  const Finished last = work_.kumiko(command("broken"));
   ASSERT_EQ(last.exit_code, 0) << last.output;
   EXPECT_NE(last.output.find("resumed at step "), std::string::npos);
   EXPECT_EQ(resumed, 9);
@@ -49,29 +60,29 @@ TEST_F(Resume, KilledTenTimesEqualsUnbroken) {
 TEST_F(Resume, StopSignalAndStopFileSaveAndExitZero) {
   train_whole("whole");
   {
-    Process process({kBinary, "train", "recipe.yaml", "output_dir=stopped"}, work_.path(), work_ / "stopped.log");
-    ASSERT_TRUE(process.wait_for_output("step 12/60"));
-    process.signal(SIGUSR2);
-    const Finished stopped = process.wait();
+    const auto process = start("stopped");
+    ASSERT_TRUE(process->wait_for_output("step 12/60"));
+    process->signal(SIGUSR2);
+    const Finished stopped = process->wait();
     EXPECT_EQ(stopped.exit_code, 0);
     EXPECT_NE(stopped.output.find("run stopped as asked"), std::string::npos) << stopped.output;
   }
   {
-    Process process({kBinary, "train", "recipe.yaml", "output_dir=stopped"}, work_.path(), work_ / "stopped.log");
-    ASSERT_TRUE(process.wait_for_output("step 30/60"));
+    const auto process = start("stopped");
+    ASSERT_TRUE(process->wait_for_output("step 30/60"));
     write_text(work_ / "stopped/stop", "");
-    const Finished stopped = process.wait();
+    const Finished stopped = process->wait();
     EXPECT_EQ(stopped.exit_code, 0);
     EXPECT_NE(stopped.output.find("run stopped as asked"), std::string::npos) << stopped.output;
     EXPECT_FALSE(std::filesystem::exists(work_ / "stopped/stop"));
   }
-  EXPECT_EQ(work_.kumiko({"train", "recipe.yaml", "output_dir=stopped"}).exit_code, 0);
+  EXPECT_EQ(work_.kumiko(command("stopped")).exit_code, 0);
   EXPECT_EQ(work_.digest("stopped"), work_.digest("whole"));
   EXPECT_EQ(work_.metrics("stopped"), work_.metrics("whole"));
 }
 
 TEST_F(Resume, SignalUsr1SavesAndGoesOn) {
-  Process process({kBinary, "train", "recipe.yaml", "checkpoint.every=1000"}, work_.path(), work_ / "usr1.log");
+  Process process({kBinary, "train", "recipe.yaml", "train.micro_batch_size=1", "checkpoint.every=1000"}, work_.path(), work_ / "usr1.log");
   ASSERT_TRUE(process.wait_for_output("step 12/60"));
   process.signal(SIGUSR1);
   const Finished result = process.wait();
@@ -88,7 +99,7 @@ TEST_F(Resume, FallsBackToAnOlderCheckpointWhenTheNewestIsDamaged) {
   bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
   const std::string before = work_.digest("whole");
   write_text(newest, bytes);
-  const Finished again = work_.kumiko({"train", "recipe.yaml", "output_dir=whole"});
+  const Finished again = work_.kumiko(command("whole"));
   EXPECT_EQ(again.exit_code, 0) << again.output;
   EXPECT_NE(again.output.find("step-00000060"), std::string::npos) << again.output;
   EXPECT_NE(again.output.find("resumed at step 56"), std::string::npos) << again.output;
@@ -100,7 +111,7 @@ TEST_F(Resume, AllCheckpointsDamagedIsExitFour) {
   for (const auto& entry : std::filesystem::directory_iterator(work_ / "whole/checkpoints")) {
     std::filesystem::resize_file(entry.path() / "state-0000.h5", 1000);
   }
-  const Finished again = work_.kumiko({"train", "recipe.yaml", "output_dir=whole"});
+  const Finished again = work_.kumiko(command("whole"));
   EXPECT_EQ(again.exit_code, 4) << again.output;
   EXPECT_NE(again.output.find("state-0000.h5"), std::string::npos) << again.output;
 }
@@ -116,7 +127,7 @@ TEST_F(Resume, RefusesAChangedRecipeAndNamesTheKey) {
 
 TEST_F(Resume, LoqtNqFullAndBucketedDataResumeToo) {
   for (const std::string changes : {"method.name=loqt_nq", "data.batching=bucketed", "train.precision=bf16", "lr_schedule.kind=plateau"}) {
-    std::vector<std::string> command = {"train", "recipe.yaml", changes};
+    std::vector<std::string> command = {"train", "recipe.yaml", changes, "train.micro_batch_size=1"};
     const auto with = [&](const std::string& extra) {
       auto all = command;
       all.push_back(extra);
