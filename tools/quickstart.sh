@@ -78,7 +78,7 @@ train() {
     "${overrides[@]}"
 }
 
-generate() { "$KUMIKO" generate "$RUN" --prompt 'def ' --max-tokens 96 --temperature 0.7 --seed 1 > "$DATA/sample.txt"; }
+generate() { "$KUMIKO" generate "$RUN" --prompt 'def' --max-tokens 96 --temperature 0.7 --seed 1 > "$DATA/sample.txt"; }
 
 summarize() {
   .venv/bin/python - "$RUN/summary.json" "$DATA/figures.json" << 'PYTHON'
