@@ -534,7 +534,7 @@ TEST(ConfigYaml, KeepsReplacedValues) {
 }
 
 TEST(ConfigFile, IsReadWithOverrides) {
-  const testing::TempFolder folder;
+  const test::TempFolder folder;
   const auto file = folder / "recipe.yaml";
   std::ofstream(file) << "a: 1\nb: 2\n";
 
@@ -545,7 +545,7 @@ TEST(ConfigFile, IsReadWithOverrides) {
 }
 
 TEST(ConfigFile, SaysWhyItCannotBeRead) {
-  const testing::TempFolder folder;
+  const test::TempFolder folder;
   const auto missing = folder / "none.yaml";
 
   EXPECT_EQ(error_of([&] { ConfigNode::parse_file(missing); }),
@@ -557,7 +557,7 @@ TEST(ConfigFile, SaysWhyItCannotBeRead) {
 }
 
 TEST(ConfigFile, OfAGigabyteIsRefusedUnread) {
-  const testing::TempFolder folder;
+  const test::TempFolder folder;
   const auto file = folder / "huge.yaml";
   std::ofstream(file) << "a: 1\n";
   std::filesystem::resize_file(file, std::uintmax_t{1} << 30);

@@ -15,7 +15,7 @@
 namespace kumiko::data {
 namespace {
 
-using kumiko::testing::TempFolder;
+using kumiko::test::TempFolder;
 
 template <class T>
 std::vector<std::byte> image_of(const std::string& name, const std::vector<T>& values, H5Dtype dtype,

@@ -99,7 +99,7 @@ output_dir: run
   }
 
  private:
-  kumiko::testing::TempFolder folder_;
+  TempFolder folder_;
 };
 
 }  // namespace kumiko::test

@@ -3,8 +3,6 @@
 #pragma once
 
 #include <filesystem>
-#include <fstream>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -13,22 +11,10 @@
 #include "data/tokenizer.hpp"
 #include "data/tokenizer_trainer.hpp"
 #include "framework/core/rng.hpp"
+#include "tests/support/files.hpp"
 #include "tests/support/temp_folder.hpp"
 
 namespace kumiko::test {
-
-using kumiko::testing::TempFolder;
-
-inline void write_text(const std::filesystem::path& path, std::string_view text) {
-  std::filesystem::create_directories(path.parent_path());
-  std::ofstream(path, std::ios::binary) << text;
-}
-
-inline std::string read_text(const std::filesystem::path& path) {
-  std::ostringstream text;
-  text << std::ifstream(path, std::ios::binary).rdbuf();
-  return text.str();
-}
 
 // Text like code: names, calls, indentation, tabs, numbers, some letters beyond ASCII. Other `number`, other
 // text.

@@ -7,7 +7,7 @@
 #include <string>
 #include <system_error>
 
-namespace kumiko::testing {
+namespace kumiko::test {
 
 // A new empty folder, removed with its content at the end.
 class TempFolder {
@@ -30,4 +30,4 @@ class TempFolder {
   std::filesystem::path path_;
 };
 
-}  // namespace kumiko::testing
+}  // namespace kumiko::test

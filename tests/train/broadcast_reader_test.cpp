@@ -12,12 +12,12 @@
 namespace kumiko {
 namespace {
 
-using testing::TempFolder;
+using test::TempFolder;
 
 TEST(BroadcastReader, GivesEveryRankTheCheckpointOfRankZero) {
   TempFolder run;
   CheckpointStore store(run.path(), {.file_bytes = 4096});
-  ASSERT_TRUE(testing::save_sample(store, 20).saved);
+  ASSERT_TRUE(test::save_sample(store, 20).saved);
   std::mutex mutex;
   std::vector<std::string> differences;
 
@@ -25,7 +25,7 @@ TEST(BroadcastReader, GivesEveryRankTheCheckpointOfRankZero) {
     std::unique_ptr<CheckpointReader> source;
     if (comm.rank() == 0) source = newest_checkpoint(run.path(), {});
     const BroadcastReader reader(source.get(), comm);
-    std::string difference = testing::differs_from_sample(reader, 20);
+    std::string difference = test::differs_from_sample(reader, 20);
     if (!reader.has("model/view") || reader.has("model/none")) difference += " has";
     const std::lock_guard lock(mutex);
     differences.push_back(difference);
@@ -37,7 +37,7 @@ TEST(BroadcastReader, GivesEveryRankTheCheckpointOfRankZero) {
 TEST(BroadcastReader, ThrowsOnEveryRankWhatRankZeroFound) {
   TempFolder run;
   CheckpointStore store(run.path(), {});
-  ASSERT_TRUE(testing::save_sample(store, 20).saved);
+  ASSERT_TRUE(test::save_sample(store, 20).saved);
   std::mutex mutex;
   std::vector<std::string> messages;
 

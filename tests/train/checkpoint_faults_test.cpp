@@ -20,7 +20,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using testing::TempFolder;
+using test::TempFolder;
 
 constexpr int kExitSaved = 0;
 constexpr int kExitNotSaved = 10;
@@ -30,7 +30,7 @@ const CheckpointPolicy kPolicy{.keep = 2, .file_bytes = 8192};
 void save_in_child(const std::filesystem::path& run, std::int64_t step, FaultKind kind, long at, bool stays) {
   CheckpointStore store(run, kPolicy);
   fault_arm(kind, at, stays ? 1 : 0);
-  const SaveResult result = testing::save_sample(store, step);
+  const SaveResult result = test::save_sample(store, step);
   const bool reached = fault_calls() >= at;
   fault_arm(fault_none, 0, 0);
   const bool told = result.saved ? result.problem.empty()
@@ -53,15 +53,15 @@ int save_under_fault(const std::filesystem::path& run, std::int64_t step, FaultK
 
 void prepare(const std::filesystem::path& run) {
   CheckpointStore store(run, kPolicy);
-  ASSERT_TRUE(testing::save_sample(store, 10).saved);
-  ASSERT_TRUE(testing::save_sample(store, 20).saved);
+  ASSERT_TRUE(test::save_sample(store, 10).saved);
+  ASSERT_TRUE(test::save_sample(store, 20).saved);
 }
 
 // Every published checkpoint holds its step's state; returns the newest step.
 std::int64_t check_all(const std::filesystem::path& run) {
   const auto steps = checkpoint_steps(run);
   for (const std::int64_t step : steps) {
-    EXPECT_EQ(testing::differs_from_sample(CheckpointReader(checkpoint_folder(run, step)), step), "")
+    EXPECT_EQ(test::differs_from_sample(CheckpointReader(checkpoint_folder(run, step)), step), "")
         << "step " << step;
   }
   const auto newest = newest_checkpoint(run, [](const std::string& text) { ADD_FAILURE() << text; });
@@ -72,10 +72,10 @@ std::int64_t check_all(const std::filesystem::path& run) {
 // A later run in the same folder saves as if nothing had been.
 void check_goes_on(const std::filesystem::path& run) {
   CheckpointStore store(run, kPolicy);
-  const SaveResult result = testing::save_sample(store, 40);
+  const SaveResult result = test::save_sample(store, 40);
   EXPECT_TRUE(result.saved) << result.problem;
   EXPECT_EQ(result.warning, "");
-  EXPECT_EQ(testing::names_in(run / "checkpoints").size(), 2u);
+  EXPECT_EQ(test::names_in(run / "checkpoints").size(), 2u);
   EXPECT_EQ(check_all(run), 40);
 }
 
@@ -144,7 +144,7 @@ TEST(SaveUnderFault, LosesNothingWhenTheFirstSaveOfARunIsKilled) {
       EXPECT_EQ(check_all(run.path()), 10);
     }
     CheckpointStore store(run.path(), kPolicy);
-    EXPECT_TRUE(testing::save_sample(store, 11).saved);
+    EXPECT_TRUE(test::save_sample(store, 11).saved);
   }
 }
 
@@ -160,7 +160,7 @@ TEST(SaveUnderFault, LosesNothingWhileADamagedOneOfItsStepIsReplaced) {
 
     const auto newest = newest_checkpoint(run.path(), {});
     ASSERT_TRUE(newest);
-    EXPECT_EQ(testing::differs_from_sample(*newest, newest->manifest().step), "");
+    EXPECT_EQ(test::differs_from_sample(*newest, newest->manifest().step), "");
     if (ended == kExitNoFault) {
       EXPECT_EQ(newest->manifest().step, 20);
       break;
@@ -180,11 +180,11 @@ TEST(SaveOnAFullDisk, IsToldAndLeavesTheOldOne) {
   if (::mount("tmpfs", disk.path().c_str(), "tmpfs", 0, "size=8m") != 0)
     GTEST_SKIP() << "mounting needs root";
   CheckpointStore store(disk.path(), {.keep = 2});
-  const SaveResult first = store.save(1, testing::kMeta, write_large);
-  const SaveResult second = store.save(2, testing::kMeta, write_large);
-  const SaveResult third = store.save(3, testing::kMeta, write_large);
+  const SaveResult first = store.save(1, test::kMeta, write_large);
+  const SaveResult second = store.save(2, test::kMeta, write_large);
+  const SaveResult third = store.save(3, test::kMeta, write_large);
   const auto steps = checkpoint_steps(disk.path());
-  const auto names = testing::names_in(disk.path() / "checkpoints");
+  const auto names = test::names_in(disk.path() / "checkpoints");
   const auto newest = newest_checkpoint(disk.path(), {});
   ::umount(disk.path().c_str());
 
@@ -210,7 +210,7 @@ TEST(SaveOnAFullDisk, IsToldWhenTheSpaceEndsWhileWriting) {
     const struct rlimit limit { 1 << 20, 1 << 20 };
     ::setrlimit(RLIMIT_FSIZE, &limit);
     CheckpointStore store(run.path(), {.keep = 2});
-    const SaveResult result = store.save(30, testing::kMeta, write_large);
+    const SaveResult result = store.save(30, test::kMeta, write_large);
     ::_exit(result.saved ? 1 : result.problem.find("File too large") == std::string::npos ? 2 : 0);
   }
   int status = 0;
@@ -219,7 +219,7 @@ TEST(SaveOnAFullDisk, IsToldWhenTheSpaceEndsWhileWriting) {
   ASSERT_TRUE(WIFEXITED(status));
   EXPECT_EQ(WEXITSTATUS(status), 0);
   EXPECT_EQ(check_all(run.path()), 20);
-  EXPECT_EQ(testing::names_in(run.path() / "checkpoints").size(), 2u);
+  EXPECT_EQ(test::names_in(run.path() / "checkpoints").size(), 2u);
 }
 
 TEST(SaveOnAFullDisk, IsToldWhenTheRunFolderVanished) {
@@ -229,7 +229,7 @@ TEST(SaveOnAFullDisk, IsToldWhenTheRunFolderVanished) {
   CheckpointStore store(folder, {});
   std::filesystem::remove_all(folder);
 
-  const SaveResult result = testing::save_sample(store, 5);
+  const SaveResult result = test::save_sample(store, 5);
 
   EXPECT_FALSE(result.saved);
   EXPECT_THAT(result.problem, HasSubstr(folder.string()));

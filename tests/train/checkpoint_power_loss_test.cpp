@@ -16,7 +16,7 @@
 namespace kumiko {
 namespace {
 
-using testing::TempFolder;
+using test::TempFolder;
 
 struct Call {
   std::string name;
@@ -55,7 +55,7 @@ class Names {
       Node node;
       if (!item.is_directory())
         node = std::make_shared<Content>(
-            Content{testing::read_text(item.path()), testing::read_text(item.path())});
+            Content{test::read_text(item.path()), test::read_text(item.path())});
       names.nodes_[item.path().string()] = node;
     }
     return names;
@@ -94,7 +94,7 @@ class Names {
       const auto length = node->safe == node->seen
                               ? node->seen.size()
                               : static_cast<std::size_t>(torn * static_cast<double>(node->seen.size()));
-      testing::write_text(target, node->seen.substr(0, length));
+      test::write_text(target, node->seen.substr(0, length));
     }
   }
 
@@ -187,7 +187,7 @@ std::int64_t newest_after(const Names& names, const std::string& root, double to
   names.write(root, disk.path(), torn);
   const auto newest = newest_checkpoint(disk.path(), {});
   if (!newest) return -1;
-  EXPECT_EQ(testing::differs_from_sample(*newest, newest->manifest().step), "");
+  EXPECT_EQ(test::differs_from_sample(*newest, newest->manifest().step), "");
   return newest->manifest().step;
 }
 
@@ -196,13 +196,13 @@ class SaveUnderPowerLoss : public ::testing::Test {
   // Saves steps 10 and 20, hands out the disk as it is then, and records the calls of saving step 30.
   Disk record_third_save() {
     CheckpointStore store(root_, {.keep = 2, .file_bytes = 20000});
-    EXPECT_TRUE(testing::save_sample(store, 10).saved);
-    EXPECT_TRUE(testing::save_sample(store, 20).saved);
+    EXPECT_TRUE(test::save_sample(store, 10).saved);
+    EXPECT_TRUE(test::save_sample(store, 20).saved);
     Disk disk(root_);
     recorded.clear();
     fault_arm(fault_none, 0, 0);
     fault_observe(record);
-    EXPECT_TRUE(testing::save_sample(store, 30).saved);
+    EXPECT_TRUE(test::save_sample(store, 30).saved);
     fault_observe(nullptr);
     EXPECT_GT(recorded.size(), 15u);
     return disk;

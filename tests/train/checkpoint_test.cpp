@@ -19,7 +19,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using testing::TempFolder;
+using test::TempFolder;
 
 const CheckpointPolicy kSmallFiles{.keep = 2, .file_bytes = 4096};
 
@@ -35,8 +35,8 @@ std::string message_of(const std::function<void()>& body) {
 // Saves steps 10 and 20 and hands out the folder of 20.
 std::filesystem::path save_two(const TempFolder& run) {
   CheckpointStore store(run.path(), kSmallFiles);
-  EXPECT_TRUE(testing::save_sample(store, 10).saved);
-  const SaveResult result = testing::save_sample(store, 20);
+  EXPECT_TRUE(test::save_sample(store, 10).saved);
+  const SaveResult result = test::save_sample(store, 20);
   EXPECT_TRUE(result.saved) << result.problem;
   return result.folder;
 }
@@ -47,7 +47,7 @@ void expect_walks_back(const TempFolder& run, const std::string& reason) {
   const auto reader = newest_checkpoint(run.path(), [&](const std::string& text) { said += text; });
   ASSERT_TRUE(reader);
   EXPECT_EQ(reader->manifest().step, 10);
-  EXPECT_EQ(testing::differs_from_sample(*reader, 10), "");
+  EXPECT_EQ(test::differs_from_sample(*reader, 10), "");
   EXPECT_THAT(said, HasSubstr("step 20"));
   EXPECT_THAT(said, HasSubstr(reason));
 }
@@ -56,15 +56,15 @@ TEST(CheckpointStore, GivesBackAllStateBitForBit) {
   TempFolder run;
   const auto folder = save_two(run);
   std::size_t state_files = 0;
-  for (const auto& name : testing::names_in(folder)) state_files += name.starts_with("state-");
+  for (const auto& name : test::names_in(folder)) state_files += name.starts_with("state-");
   EXPECT_GT(state_files, 2u);
 
   const auto reader = newest_checkpoint(run.path(), [](const std::string& text) { FAIL() << text; });
 
   ASSERT_TRUE(reader);
   EXPECT_EQ(reader->manifest().step, 20);
-  EXPECT_EQ(testing::differs_from_sample(*reader, 20), "");
-  EXPECT_EQ(reader->manifest().meta.recipe, testing::kMeta.recipe);
+  EXPECT_EQ(test::differs_from_sample(*reader, 20), "");
+  EXPECT_EQ(reader->manifest().meta.recipe, test::kMeta.recipe);
   EXPECT_EQ(reader->manifest().meta.world_size, 2);
   EXPECT_EQ(reader->manifest().meta.code_version, "0.1.0 test");
 }
@@ -90,10 +90,10 @@ TEST(CheckpointStore, KeepsTheNewest) {
   TempFolder run;
   CheckpointStore store(run.path(), kSmallFiles);
 
-  for (const std::int64_t step : {10, 20, 30, 40}) ASSERT_TRUE(testing::save_sample(store, step).saved);
+  for (const std::int64_t step : {10, 20, 30, 40}) ASSERT_TRUE(test::save_sample(store, step).saved);
 
   EXPECT_THAT(checkpoint_steps(run.path()), ElementsAre(40, 30));
-  EXPECT_EQ(testing::names_in(run.path() / "checkpoints").size(), 2u);
+  EXPECT_EQ(test::names_in(run.path() / "checkpoints").size(), 2u);
 }
 
 TEST(CheckpointStore, NeverCountsADamagedOneAsKept) {
@@ -102,7 +102,7 @@ TEST(CheckpointStore, NeverCountsADamagedOneAsKept) {
   CheckpointStore store(run.path(), kSmallFiles);
   ASSERT_EQ(store.resume({})->manifest().step, 10);
 
-  ASSERT_TRUE(testing::save_sample(store, 30).saved);
+  ASSERT_TRUE(test::save_sample(store, 30).saved);
 
   EXPECT_THAT(checkpoint_steps(run.path()), ElementsAre(30, 10));
 }
@@ -114,10 +114,10 @@ TEST(CheckpointStore, ReplacesADamagedOneOfTheSameStep) {
   CheckpointStore store(run.path(), kSmallFiles);
   ASSERT_EQ(store.resume({})->manifest().step, 10);
 
-  ASSERT_TRUE(testing::save_sample(store, 20).saved);
+  ASSERT_TRUE(test::save_sample(store, 20).saved);
 
-  EXPECT_EQ(testing::differs_from_sample(CheckpointReader(folder), 20), "");
-  EXPECT_EQ(testing::names_in(run.path() / "checkpoints").size(), 2u);
+  EXPECT_EQ(test::differs_from_sample(CheckpointReader(folder), 20), "");
+  EXPECT_EQ(test::names_in(run.path() / "checkpoints").size(), 2u);
 }
 
 TEST(CheckpointStore, RemovesWhatDeadRunsLeftUnfinished) {
@@ -140,14 +140,14 @@ TEST(CheckpointStore, LetsAMistakeOfTheCallerThroughAndLeavesNothing) {
     out.integer("a", 1);
   };
 
-  EXPECT_THAT(message_of([&] { store.save(5, testing::kMeta, twice); }), HasSubstr("'a' is saved twice"));
-  EXPECT_THROW(store.save(5, testing::kMeta, [](StateWriter& out) { out.integer("a:b", 1); }),
+  EXPECT_THAT(message_of([&] { store.save(5, test::kMeta, twice); }), HasSubstr("'a' is saved twice"));
+  EXPECT_THROW(store.save(5, test::kMeta, [](StateWriter& out) { out.integer("a:b", 1); }),
                CheckpointError);
-  EXPECT_THROW(store.save(5, testing::kMeta,
+  EXPECT_THROW(store.save(5, test::kMeta,
                           [](StateWriter& out) { out.tensor("a", at::ones({1}, at::kComplexFloat)); }),
                CheckpointError);
 
-  EXPECT_TRUE(testing::names_in(run.path() / "checkpoints").empty());
+  EXPECT_TRUE(test::names_in(run.path() / "checkpoints").empty());
 }
 
 TEST(CheckpointStore, HoldsOneFilesWorthInEachFile) {
@@ -159,7 +159,7 @@ TEST(CheckpointStore, HoldsOneFilesWorthInEachFile) {
     out.tensor("after", at::ones({10}));
   };
 
-  const SaveResult result = store.save(1, testing::kMeta, write);
+  const SaveResult result = store.save(1, test::kMeta, write);
 
   ASSERT_TRUE(result.saved) << result.problem;
   std::map<std::size_t, std::int64_t> bytes;
@@ -174,7 +174,7 @@ TEST(CheckpointStore, HoldsOneFilesWorthInEachFile) {
 }
 
 std::int64_t peak_resident_bytes() {
-  std::istringstream status(testing::read_text("/proc/self/status"));
+  std::istringstream status(test::read_text("/proc/self/status"));
   std::int64_t kib = 0;
   for (std::string word; status >> word;) {
     if (word == "VmHWM:") status >> kib;
@@ -196,7 +196,7 @@ TEST(CheckpointStore, HoldsFewFilesInMemoryWhileItSavesAndReads) {
   };
   const std::int64_t before = peak_resident_bytes();
 
-  const SaveResult result = store.save(1, testing::kMeta, write);
+  const SaveResult result = store.save(1, test::kMeta, write);
   const auto reader = newest_checkpoint(run.path(), {});
   for (int i = 0; i < kTensors; ++i) EXPECT_EQ(reader->tensor("t" + std::to_string(i))[5].item<int>(), i);
 
@@ -220,12 +220,12 @@ TEST(CheckpointReader, DetectsEveryTruncation) {
   for (const std::string name : {"manifest.json", "state-0000.h5", "state-0001.h5", "state-0002.h5"}) {
     TempFolder run;
     const auto file = save_two(run) / name;
-    const std::string whole = testing::read_text(file);
+    const std::string whole = test::read_text(file);
     for (const std::size_t size : {std::size_t{0}, std::size_t{1}, whole.size() / 2, whole.size() - 1}) {
-      testing::write_text(file, whole.substr(0, size));
+      test::write_text(file, whole.substr(0, size));
       expect_walks_back(run, name);
     }
-    testing::write_text(file, whole + "x");
+    test::write_text(file, whole + "x");
     expect_walks_back(run, name);
     std::filesystem::remove(file);
     expect_walks_back(run, name);
@@ -235,7 +235,7 @@ TEST(CheckpointReader, DetectsEveryTruncation) {
 TEST(CheckpointReader, DetectsEveryFlippedBitOfTheManifest) {
   TempFolder run;
   const auto file = save_two(run) / "manifest.json";
-  const std::string whole = testing::read_text(file);
+  const std::string whole = test::read_text(file);
   for (std::size_t position = 0; position < whole.size(); ++position) {
     std::string flipped = whole;
     flipped[position] = static_cast<char>(flipped[position] ^ (1 << position % 8));
@@ -249,15 +249,15 @@ TEST(CheckpointReader, DetectsFlippedBitsOfStateFiles) {
   const auto folder = save_two(run);
   std::mt19937 random(7);
   for (const std::string name : {"state-0000.h5", "state-0001.h5"}) {
-    const std::string whole = testing::read_text(folder / name);
+    const std::string whole = test::read_text(folder / name);
     for (int trial = 0; trial < 60; ++trial) {
       const std::size_t position = trial < 30 ? static_cast<std::size_t>(trial) * 3 : random() % whole.size();
       std::string flipped = whole;
       flipped[position] = static_cast<char>(flipped[position] ^ (1 << random() % 8));
-      testing::write_text(folder / name, flipped);
+      test::write_text(folder / name, flipped);
       expect_walks_back(run, name);
     }
-    testing::write_text(folder / name, whole);
+    test::write_text(folder / name, whole);
   }
 }
 
@@ -300,13 +300,13 @@ TEST(CheckpointStore, ListsAllWhenAllAreDamaged) {
 
 // Changes the manifest's text and seals it again, as an attacker or a later version could.
 void edit_manifest(const std::filesystem::path& file, const std::string& from, const std::string& to) {
-  std::string text = testing::read_text(file);
+  std::string text = test::read_text(file);
   const auto at = text.find(from);
   ASSERT_NE(at, std::string::npos) << from;
   text.replace(at, from.size(), to);
   const auto seal = text.rfind(",\n\"manifest_sha256\":\"");
   text.resize(seal);
-  testing::write_text(file, text + ",\n\"manifest_sha256\":\"" + Sha256().update(text).hex() + "\"}\n");
+  test::write_text(file, text + ",\n\"manifest_sha256\":\"" + Sha256().update(text).hex() + "\"}\n");
 }
 
 TEST(CheckpointReader, StopsAtANewerFormatInsteadOfGoingOnFromAnOlderCheckpoint) {
@@ -350,7 +350,7 @@ TEST(CheckpointReader, RefusesCraftedManifests) {
 // ---- content digest
 
 std::string digest_of(const std::function<void(StateWriter&)>& write, CheckpointPolicy policy = {},
-                      std::int64_t step = 7, const CheckpointMeta& meta = testing::kMeta) {
+                      std::int64_t step = 7, const CheckpointMeta& meta = test::kMeta) {
   TempFolder run;
   const SaveResult result = CheckpointStore(run.path(), policy).save(step, meta, write);
   EXPECT_TRUE(result.saved) << result.problem;
@@ -358,9 +358,9 @@ std::string digest_of(const std::function<void(StateWriter&)>& write, Checkpoint
 }
 
 TEST(ContentDigest, DoesNotDependOnLayoutOrderRecipeOrRanks) {
-  const auto in_order = [](StateWriter& out) { testing::write_sample(7, out); };
+  const auto in_order = [](StateWriter& out) { test::write_sample(7, out); };
   const auto reversed = [](StateWriter& out) {
-    const auto tensors = testing::sample_tensors(7);
+    const auto tensors = test::sample_tensors(7);
     out.text("data/bytes", std::string("\xff\x00\x80", 3));
     out.text("data/order", "epoch 1, \"quoted\"\n\xc3\xa9");
     out.real("trainer/nan", std::numeric_limits<double>::quiet_NaN());

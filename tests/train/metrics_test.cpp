@@ -19,7 +19,7 @@
 namespace kumiko {
 namespace {
 
-using testing::TempFolder;
+using test::TempFolder;
 
 MetricFields loss(double value) { return {{"loss", value}}; }
 
@@ -62,7 +62,7 @@ TEST(MetricsLog, WritesALineAtOnce) {
 
   log.add(10, loss(2.5));
 
-  EXPECT_EQ(testing::read_text(run / "metrics.jsonl"), "{\"step\":10,\"loss\":2.5}\n");
+  EXPECT_EQ(test::read_text(run / "metrics.jsonl"), "{\"step\":10,\"loss\":2.5}\n");
 }
 
 TEST(MetricsLog, JoinsAnEvaluationToItsStep) {
@@ -74,7 +74,7 @@ TEST(MetricsLog, JoinsAnEvaluationToItsStep) {
   log.add(15, {{"eval_loss", 2.0}});
   log.add(20, loss(1.5));
 
-  EXPECT_EQ(testing::read_text(run / "metrics.jsonl"),
+  EXPECT_EQ(test::read_text(run / "metrics.jsonl"),
             "{\"step\":10,\"loss\":2.75,\"eval_loss\":2.25}\n{\"step\":15,\"eval_loss\":2.0}\n{\"step\":20,"
             "\"loss\":1.5}\n");
   EXPECT_THROW(log.add(19, loss(1.0)), c10::Error);
@@ -90,24 +90,24 @@ TEST(MetricsLog, JoinsAnEvaluationToALineFromBeforeTheResume) {
   log.add(3, loss(3.5));
 
   EXPECT_EQ(
-      testing::read_text(run / "metrics.jsonl"),
+      test::read_text(run / "metrics.jsonl"),
       "{\"step\":1,\"loss\":1.0}\n{\"step\":2,\"loss\":2.0,\"eval_loss\":9.0}\n{\"step\":3,\"loss\":3.5}\n");
 }
 
 TEST(MetricsLog, EqualsAnUnbrokenRunsAfterAnyCut) {
   TempFolder run;
   write_steps(run / "whole.jsonl", 1, 12);
-  const std::string whole = testing::read_text(run / "whole.jsonl");
+  const std::string whole = test::read_text(run / "whole.jsonl");
   const std::int64_t checkpoint = 5;
   const std::size_t through_checkpoint = whole.find("{\"step\":6,");
   for (std::size_t cut = through_checkpoint; cut <= whole.size(); ++cut) {
-    testing::write_text(run / "cut.jsonl", whole.substr(0, cut));
+    test::write_text(run / "cut.jsonl", whole.substr(0, cut));
 
     ::testing::internal::CaptureStderr();
     write_steps(run / "cut.jsonl", checkpoint + 1, 12, checkpoint);
 
     ASSERT_EQ(::testing::internal::GetCapturedStderr(), "");
-    ASSERT_EQ(testing::read_text(run / "cut.jsonl"), whole) << cut;
+    ASSERT_EQ(test::read_text(run / "cut.jsonl"), whole) << cut;
   }
 }
 
@@ -122,7 +122,7 @@ TEST(MetricsLog, BeginsAnewWithoutACheckpoint) {
 
 TEST(MetricsLog, DropsLinesThatAreNoMetrics) {
   TempFolder run;
-  testing::write_text(run / "metrics.jsonl",
+  test::write_text(run / "metrics.jsonl",
                       "{\"step\":1}\nnonsense\n\n{\"step\":2,\"step\":3}\n{\"step\":1}\n[1]\n{\"loss\":1}\n" +
                           std::string(100, '[') + "\n{\"step\":4}\n{\"step\":5");
 

@@ -17,7 +17,7 @@ namespace kumiko {
 namespace {
 
 using ::testing::HasSubstr;
-using testing::TempFolder;
+using test::TempFolder;
 
 std::string refusal(const std::filesystem::path& path) {
   try {
@@ -113,7 +113,7 @@ TEST(RunFolder, TakesOverFromBeforeARestartOfTheMachine) {
   TempFolder temp;
   RunHolder before = RunHolder::self();
   before.boot_id = "00000000-0000-0000-0000-000000000000";
-  testing::write_text(temp / "run.lock", before.to_text());
+  test::write_text(temp / "run.lock", before.to_text());
 
   const RunFolder folder(temp.path());
 
@@ -125,7 +125,7 @@ TEST(RunFolder, OverlooksADamagedLockFile) {
   TempFolder temp;
   for (const std::string& text :
        {std::string("pid: many\nhost: x\n"), std::string(100000, 'x'), std::string("\0\0\0", 3)}) {
-    testing::write_text(temp / "run.lock", text);
+    test::write_text(temp / "run.lock", text);
     EXPECT_FALSE(RunFolder(temp.path()).dead_holder());
   }
 }
@@ -146,7 +146,7 @@ TEST(RunHolder, ReadsWhatItWrites) {
 
 TEST(RunFolder, RefusesAFileInItsPlace) {
   TempFolder temp;
-  testing::write_text(temp / "file", "x");
+  test::write_text(temp / "file", "x");
 
   EXPECT_THAT(refusal(temp / "file"), HasSubstr((temp / "file").string()));
   EXPECT_THAT(refusal(temp / "file" / "below"), HasSubstr("Not a directory"));
@@ -189,7 +189,7 @@ TEST(RunFolder, TakesAStopRequestOnce) {
   TempFolder temp;
   const RunFolder folder(temp.path());
   EXPECT_FALSE(folder.take_stop_request());
-  testing::write_text(temp / "stop", "");
+  test::write_text(temp / "stop", "");
 
   EXPECT_TRUE(folder.take_stop_request());
   EXPECT_FALSE(folder.take_stop_request());
@@ -203,7 +203,7 @@ TEST(RunFolder, WritesTheRecipe) {
   folder.write_recipe("train:\n  steps: 10\n");
   folder.write_recipe("train:\n  steps: 20\n");
 
-  EXPECT_EQ(testing::read_text(temp / "recipe.yaml"), "train:\n  steps: 20\n");
+  EXPECT_EQ(test::read_text(temp / "recipe.yaml"), "train:\n  steps: 20\n");
 }
 
 }  // namespace

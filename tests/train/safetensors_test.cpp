@@ -17,7 +17,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Pair;
-using testing::TempFolder;
+using test::TempFolder;
 
 std::string sized(const std::string& header) {
   std::string text(8, '\0');
@@ -28,7 +28,7 @@ std::string sized(const std::string& header) {
 
 std::string refusal(const std::string& bytes) {
   TempFolder folder;
-  testing::write_text(folder / "attack.safetensors", bytes);
+  test::write_text(folder / "attack.safetensors", bytes);
   try {
     SafetensorsFile::open(folder / "attack.safetensors");
   } catch (const CheckpointError& error) {
@@ -43,7 +43,7 @@ TEST(SafetensorsFile, ReadsBytesMadeByHand) {
   const std::string header =
       R"({"b":{"dtype":"I64","shape":[],"data_offsets":[6,14]},"__metadata__":{"k":"v"},)"
       R"("a":{"dtype":"BF16","shape":[3,1],"data_offsets":[0,6]},"none":{"dtype":"F32","shape":[0,7],"data_offsets":[6,6]}}   )";
-  testing::write_text(
+  test::write_text(
       folder / "hand",
       sized(header) + std::string("\x80\x3f\x00\x40\x40\xc0\xfe\xff\xff\xff\xff\xff\xff\xff", 14));
 
@@ -135,15 +135,15 @@ TEST(Safetensors, ReadsBackWhatItWrites) {
     EXPECT_EQ(file.tensor(entries[i].name).scalar_type(), entries[i].dtype);
   }
   std::uint64_t header = 0;
-  const std::string bytes = testing::read_text(folder / "model");
+  const std::string bytes = test::read_text(folder / "model");
   std::memcpy(&header, bytes.data(), 8);
   EXPECT_EQ(header % 8, 0u);
-  EXPECT_EQ(testing::names_in(folder.path()).size(), 1u);
+  EXPECT_EQ(test::names_in(folder.path()).size(), 1u);
 }
 
 TEST(Safetensors, LeavesAnOlderFileWhenWritingFails) {
   TempFolder folder;
-  testing::write_text(folder / "model", "old");
+  test::write_text(folder / "model", "old");
   const std::vector<SafetensorsEntry> entries{{"a", at::kFloat, {2}}, {"b", at::kFloat, {2}}};
 
   EXPECT_THROW(write_safetensors(folder / "model", entries,
@@ -159,8 +159,8 @@ TEST(Safetensors, LeavesAnOlderFileWhenWritingFails) {
                                  [](std::size_t) { return at::ones({2}); }),
                CheckpointError);
 
-  EXPECT_EQ(testing::read_text(folder / "model"), "old");
-  EXPECT_EQ(testing::names_in(folder.path()).size(), 1u);
+  EXPECT_EQ(test::read_text(folder / "model"), "old");
+  EXPECT_EQ(test::names_in(folder.path()).size(), 1u);
 }
 
 TEST(SafetensorsFile, NoticesAFileThatWasCutSinceItWasOpened) {

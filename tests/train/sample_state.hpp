@@ -3,8 +3,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <limits>
 #include <map>
 #include <string>
@@ -14,8 +12,9 @@
 
 #include "framework/core/state.hpp"
 #include "framework/train/checkpoint.hpp"
+#include "tests/support/files.hpp"
 
-namespace kumiko::testing {
+namespace kumiko::test {
 
 inline const CheckpointMeta kMeta{
     .world_size = 2, .recipe = "train:\n  steps: 40\n", .code_version = "0.1.0 test"};
@@ -67,15 +66,6 @@ inline std::string differs_from_sample(const StateReader& in, std::int64_t step)
   return "";
 }
 
-inline std::string read_text(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-}
-
-inline void write_text(const std::filesystem::path& path, const std::string& text) {
-  std::ofstream(path, std::ios::binary | std::ios::trunc) << text;
-}
-
 inline std::vector<std::string> names_in(const std::filesystem::path& folder) {
   std::vector<std::string> names;
   for (const auto& item : std::filesystem::directory_iterator(folder))
@@ -83,4 +73,4 @@ inline std::vector<std::string> names_in(const std::filesystem::path& folder) {
   return names;
 }
 
-}  // namespace kumiko::testing
+}  // namespace kumiko::test

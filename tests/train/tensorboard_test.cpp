@@ -16,7 +16,7 @@ namespace kumiko {
 namespace {
 
 using ::testing::ElementsAre;
-using testing::TempFolder;
+using test::TempFolder;
 
 // Bit by bit, unlike the table of the writer.
 std::uint32_t slow_crc32c(const std::string& bytes) {
@@ -122,7 +122,7 @@ Event decode_event(const std::string& message) {
 }
 
 std::vector<Event> read_events(const std::filesystem::path& file) {
-  Decoder records(testing::read_text(file));
+  Decoder records(test::read_text(file));
   std::vector<Event> events;
   while (!records.at_end()) {
     const std::string header = records.take(8);
@@ -180,7 +180,7 @@ TEST(TensorBoardWriter, BeginsAResumeWithAStartThatPurgesLaterSteps) {
 
 TEST(TensorBoardWriter, IsRefusedWhereNoFileCanBe) {
   TempFolder run;
-  testing::write_text(run / "file", "");
+  test::write_text(run / "file", "");
 
   EXPECT_THROW(TensorBoardWriter(run / "file", -1), UsageError);
 }
