@@ -7,7 +7,6 @@
 #include <ATen/ATen.h>
 
 #include "framework/core/config.hpp"
-#include "framework/core/format.hpp"
 #include "framework/core/rng.hpp"
 
 namespace kumiko::lowrank {
@@ -50,7 +49,7 @@ BasisOptions BasisOptions::parse(const ConfigNode& node) {
   options.oversampling = node.integer("oversampling", options.oversampling, {0, 4096});
   options.power_iterations = static_cast<int>(node.integer("power_iterations", options.power_iterations, {0, 16}));
   options.warm_start = node.boolean("warm_start", options.warm_start);
-  options.group_memory_bytes = parse_bytes(node.text("group_memory", "64MiB"));
+  options.group_memory_bytes = node.bytes("group_memory", "64MiB");
   return options;
 }
 

@@ -13,15 +13,6 @@
 namespace kumiko::tools {
 namespace {
 
-std::int64_t read_size(const ConfigNode& node, std::string_view key) {
-  const std::string text = node.text(key, "0");
-  try {
-    return parse_bytes(text);
-  } catch (const UsageError& error) {
-    node.fail(key, error.what());
-  }
-}
-
 bool has_shards(const std::vector<std::string>& patterns) {
   try {
     data::expand_shards(patterns);
@@ -42,7 +33,7 @@ std::optional<AutoPrepare> AutoPrepare::parse(const ConfigNode& data) {
   options.suffixes = node.texts("suffixes", data::kDefaultSuffixes);
   options.vocab_size = node.integer("vocab_size", options.vocab_size, {300, 1 << 20});
   options.validation = node.real("validation", options.validation, {0.0, 0.9});
-  options.max_bytes = read_size(node, "max_bytes");
+  options.max_bytes = node.bytes("max_bytes", "0");
   return options;
 }
 

@@ -325,6 +325,15 @@ std::string ConfigNode::text(std::string_view key, const std::string& fallback) 
   return result;
 }
 
+std::int64_t ConfigNode::bytes(std::string_view key, const std::string& fallback) const {
+  const std::string value = text(key, fallback);
+  try {
+    return parse_bytes(value);
+  } catch (const UsageError& error) {
+    fail(key, error.what());
+  }
+}
+
 std::vector<std::string> ConfigNode::texts(std::string_view key,
                                            const std::vector<std::string>& fallback) const {
   const ConfigTree* value = entry_->value(key);

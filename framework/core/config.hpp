@@ -50,6 +50,7 @@ class ConfigNode {
   bool boolean(std::string_view key, bool fallback) const;
   std::string text(std::string_view key) const;
   std::string text(std::string_view key, const std::string& fallback) const;
+  std::int64_t bytes(std::string_view key, const std::string& fallback) const;   // "64MiB", as parse_bytes reads it
 
   // A scalar or a sequence of scalars.
   std::vector<std::string> texts(std::string_view key, const std::vector<std::string>& fallback) const;

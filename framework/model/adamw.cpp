@@ -34,7 +34,7 @@ OptimizerOptions OptimizerOptions::parse(const ConfigNode& node) {
   if (betas.size() != 2) node.fail("betas", concat("has ", betas.size(), " numbers, needs two: [0.9, 0.999]"));
   options.beta1 = betas[0];
   options.beta2 = betas[1];
-  options.eps = node.real("eps", options.eps, {0.0, 1.0});
+  options.eps = node.real("eps", options.eps, {1e-30, 1.0});   // 0 would divide 0 by 0 where a gradient was never seen
   options.weight_decay = node.real("weight_decay", 0.0, {0.0, 10.0});
   return options;
 }

@@ -566,5 +566,12 @@ TEST(ConfigFile, OfAGigabyteIsRefusedUnread) {
             file.string() + ": larger than 1 MiB; a recipe has at most a few hundred lines");
 }
 
+TEST(ConfigBytes, ReadsSizesAndNamesTheKeyOfABadOne) {
+  const ConfigNode node = ConfigNode::parse_text("{a: 64MiB, b: many}", "r.yaml");
+  EXPECT_EQ(node.bytes("a", "0"), 64 << 20);
+  EXPECT_EQ(node.bytes("absent", "1KiB"), 1024);
+  EXPECT_EQ(error_of([&] { node.bytes("b", "0"); }).find("r.yaml:1:15: b: "), 0u);
+}
+
 }  // namespace
 }  // namespace kumiko

@@ -169,7 +169,12 @@ void print_summary(const Outcome& outcome, const std::filesystem::path& folder) 
   json["full_rank_state_bytes"] = outcome.full_rank_bytes;
   // A start that found the run complete has no speed of its own to report.
   const auto file = folder / "summary.json";
-  if (run.tokens_per_s > 0.0 || !std::filesystem::exists(file)) write_file_durably(file, json.dump(2) + "\n");
+  if (run.tokens_per_s == 0.0 && std::filesystem::exists(file)) return;
+  try {
+    write_file_durably(file, json.dump(2) + "\n");
+  } catch (const FileError& error) {
+    log::warning(error.what());
+  }
 }
 
 // Bytes that are really held: parameters, quantized parts and moments.
@@ -249,10 +254,10 @@ void train_on(dist::Communicator& comm, Recipe recipe, const TrainFlags& flags) 
     outcome.unigram_perplexity = data::unigram_perplexity(
         run_data.train.token_counts(), data::count_targets(*run_data.validation, options.data, options.eval.tokens));
   }
+  print_summary(outcome, record->folder.path());
   if (outcome.run.complete) {
     export_hf(model, tokenizer, options.train.precision == Precision::bf16 ? at::kBFloat16 : at::kFloat, record->folder.path() / "final");
   }
-  print_summary(outcome, record->folder.path());
   KUMIKO_EXPECTS(outcome.run.checkpoint_problem.empty(), CheckpointError, "the run's last checkpoint could not be saved: ",
                  outcome.run.checkpoint_problem, "; make room and give the same command again, it goes on from the newest one saved");
 }
