@@ -48,14 +48,16 @@ MemoryPlan plan_memory(const ModelOptions& model, const Method& method, const Tr
 
   const std::int64_t rows = micro_batch * sequence_length;
   const std::int64_t kept = rows * model.n_layers * saved_bytes_per_row(model, train.recompute, element);
-  // Beside what is kept: the head (a chunk of logits in fp32 twice and in the compute dtype, its weight cast) or one block's
-  // backward pass (gradients of its widest activations, fp32 copies in the norms, what a recompute makes again).
+  // Beside what is kept: the head (a chunk of logits in fp32; below fp32 also in the compute dtype, and the cast table, its
+  // gradient and that one's fp32 copy) or one block's backward pass (gradients of its widest activations, work space of the
+  // norms, below fp32 with copies, what a recompute makes again).
+  const bool low = element < 4;
+  const std::int64_t table = model.vocab_size * model.hidden_size;
   const std::int64_t chunk = std::min(rows, head_chunk_rows(model.vocab_size));
-  const std::int64_t cast_table = element < param ? model.vocab_size * model.hidden_size * element : 0;
-  const std::int64_t head = chunk * model.vocab_size * (4 + 2 * element) + cast_table + rows * model.hidden_size * 2 * element +
-                            model.vocab_size * model.hidden_size * (element < 4 ? element : 0);
+  const std::int64_t head = chunk * model.vocab_size * (4 + (low ? element : 0)) + table * (element < param ? element : 0) +
+                            table * (low ? element + 4 : 0) + rows * model.hidden_size * 2 * element;
   const std::int64_t again = saved_bytes_per_row(model, Recompute::none, element) - saved_bytes_per_row(model, train.recompute, element);
-  const std::int64_t block = rows * (model.intermediate_size * 4 * element + model.hidden_size * (16 + 4 * element) + again);
+  const std::int64_t block = rows * (model.intermediate_size * 4 * element + model.hidden_size * ((low ? 16 : 8) + 4 * element) + again);
   plan.activations = kept + std::max(head, block);
   return plan;
 }

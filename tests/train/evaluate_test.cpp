@@ -17,7 +17,8 @@ std::vector<std::vector<std::int32_t>> documents(int count) {
   std::vector<std::vector<std::int32_t>> result;
   for (int i = 0; i < count; ++i) {
     std::vector<std::int32_t> ids(1 + mix64(static_cast<std::uint64_t>(i) + 77) % 23);
-    for (std::size_t j = 0; j < ids.size(); ++j) ids[j] = static_cast<std::int32_t>(3 + mix64(static_cast<std::uint64_t>(i) * 100 + j) % 350);
+    for (std::size_t j = 0; j < ids.size(); ++j)
+      ids[j] = static_cast<std::int32_t>(3 + mix64(static_cast<std::uint64_t>(i) * 100 + j) % 350);
     result.push_back(ids);
   }
   return result;
@@ -74,11 +75,12 @@ TEST_P(Evaluate, IsTheMeanOverAllTokens) {
   }
   ASSERT_GT(count, 4);
   const auto comm = dist::make_solo();
-  const EvalReport report = evaluate(*run_.model, batches, *comm);   // rewinds what was read above
+  const EvalReport report = evaluate(*run_.model, batches, *comm);  // rewinds what was read above
   EXPECT_EQ(report.tokens, tokens);
   EXPECT_NEAR(report.loss, sum / static_cast<double>(tokens), 1e-5);
   EXPECT_DOUBLE_EQ(report.ppl, std::exp(report.loss));
-  EXPECT_NEAR(report.ppl_published_convention / std::exp(batch_means / static_cast<double>(count + 1)), 1.0, 1e-5);
+  EXPECT_NEAR(report.ppl_published_convention / std::exp(batch_means / static_cast<double>(count + 1)), 1.0,
+              1e-5);
   EXPECT_LT(report.ppl_published_convention, report.ppl);
   // Batches differ in their counts, so that the mean of means is told from the mean over tokens.
   EXPECT_GT(std::abs(batch_means / static_cast<double>(count) - report.loss), 1e-4);
@@ -111,16 +113,17 @@ TEST_P(Evaluate, GivesTheSameBitsOnAnyNumberOfRanks) {
 }
 
 TEST_P(Evaluate, TouchesNoStateOfARun) {
-  test::RigOptions rig_options{.method = "loqt", .method_yaml = "{rank: 8, schedule: {kind: static, tau: 3}}", .model = options()};
+  test::RigOptions rig_options{
+      .method = "loqt", .method_yaml = "{rank: 8, schedule: {kind: static, tau: 3}}", .model = options()};
   test::Rig plain(rig_options);
   test::Rig watched(rig_options);
   auto batches = cursor();
   const auto comm = dist::make_solo();
   std::vector<double> losses;
-  for (int i = 0; i < 8; ++i) {   // also right before and right behind merges
+  for (int i = 0; i < 8; ++i) {  // also right before and right behind merges
     const auto before = watched.state();
     losses.push_back(evaluate(*watched.run.model, batches, *comm).loss);
-    EXPECT_EQ(evaluate(*watched.run.model, batches, *comm).loss, losses.back());   // from the beginning again
+    EXPECT_EQ(evaluate(*watched.run.model, batches, *comm).loss, losses.back());  // from the beginning again
     test::expect_same_state(watched.state(), before);
     test::expect_same_report(watched.trainer.step(), plain.trainer.step());
   }
@@ -128,8 +131,11 @@ TEST_P(Evaluate, TouchesNoStateOfARun) {
   EXPECT_NE(losses.back(), losses.front());
 }
 
-INSTANTIATE_TEST_SUITE_P(Batchings, Evaluate, ::testing::Values(data::Batching::packed, data::Batching::padded),
-                         [](const auto& info) { return info.param == data::Batching::packed ? "packed" : "padded"; });
+INSTANTIATE_TEST_SUITE_P(Batchings, Evaluate,
+                         ::testing::Values(data::Batching::packed, data::Batching::padded),
+                         [](const auto& info) {
+                           return info.param == data::Batching::packed ? "packed" : "padded";
+                         });
 
 }  // namespace
 }  // namespace kumiko

@@ -25,7 +25,9 @@ const LanguageModel& model() {
   return *run.model;
 }
 
-at::Tensor row(const Tokens& tokens) { return at::tensor(std::vector<std::int64_t>(tokens.begin(), tokens.end()), at::kLong).unsqueeze(0); }
+at::Tensor row(const Tokens& tokens) {
+  return at::tensor(std::vector<std::int64_t>(tokens.begin(), tokens.end()), at::kLong).unsqueeze(0);
+}
 
 // The likeliest token each time, from the whole sequence and without a cache.
 Tokens greedy(Tokens sequence, std::int64_t count, std::int64_t vocab_limit = 0) {
@@ -50,8 +52,11 @@ TEST_F(Generate, TakesTheLikeliestTokensAtTemperatureZero) {
 }
 
 TEST_F(Generate, TakesTheLikeliestTokensAmongOne) {
-  EXPECT_EQ(generate(model(), prompt_, kNoEos, {.max_tokens = 20, .temperature = 5.0, .top_k = 1}), greedy(prompt_, 20));
-  EXPECT_EQ(generate(model(), prompt_, kNoEos, {.max_tokens = 20, .temperature = 5.0, .top_k = 0, .top_p = 1e-9}), greedy(prompt_, 20));
+  EXPECT_EQ(generate(model(), prompt_, kNoEos, {.max_tokens = 20, .temperature = 5.0, .top_k = 1}),
+            greedy(prompt_, 20));
+  EXPECT_EQ(
+      generate(model(), prompt_, kNoEos, {.max_tokens = 20, .temperature = 5.0, .top_k = 0, .top_p = 1e-9}),
+      greedy(prompt_, 20));
 }
 
 TEST_F(Generate, DependsOnTheSeedOnly) {
@@ -81,12 +86,14 @@ TEST_F(Generate, StopsBeforeTheEndOfText) {
   const Tokens all = greedy(prompt_, 20);
   const std::int32_t eos = all[7];
   const auto first = std::find(all.begin(), all.end(), eos);
-  EXPECT_EQ(generate(model(), prompt_, eos, {.max_tokens = 20, .temperature = 0.0}), Tokens(all.begin(), first));
+  EXPECT_EQ(generate(model(), prompt_, eos, {.max_tokens = 20, .temperature = 0.0}),
+            Tokens(all.begin(), first));
 }
 
 TEST_F(Generate, TellsEachTokenAsItComes) {
   Tokens heard;
-  const auto all = generate(model(), prompt_, kNoEos, {.max_tokens = 12, .temperature = 0.9}, [&heard](std::int32_t token) { heard.push_back(token); });
+  const auto all = generate(model(), prompt_, kNoEos, {.max_tokens = 12, .temperature = 0.9},
+                            [&heard](std::int32_t token) { heard.push_back(token); });
   EXPECT_EQ(heard, all);
   EXPECT_EQ(all.size(), 12U);
 }
@@ -95,7 +102,7 @@ TEST_F(Generate, KeepsTheEndOfAPromptThatIsTooLong) {
   Tokens prompt(100);
   for (std::size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<std::int32_t>(mix64(i + 3) % 61);
   const SampleOptions options{.max_tokens = 20, .temperature = 0.0};
-  const Tokens end(prompt.end() - 44, prompt.end());   // 64 positions less 20 new tokens
+  const Tokens end(prompt.end() - 44, prompt.end());  // 64 positions less 20 new tokens
   const Tokens text = generate(model(), prompt, kNoEos, options);
   EXPECT_EQ(text, greedy(end, 20));
   EXPECT_EQ(generate(model(), end, kNoEos, options), text);
@@ -122,7 +129,8 @@ TEST_F(Generate, RefusesAnEmptyPromptAndAnEndlessText) {
 std::vector<double> shares(const at::Tensor& logits, const SampleOptions& options) {
   constexpr int kDraws = 20000;
   std::vector<double> result(static_cast<std::size_t>(logits.numel()), 0.0);
-  for (int i = 0; i < kDraws; ++i) result[static_cast<std::size_t>(sample_token(logits, options, (i + 0.5) / kDraws))] += 1.0 / kDraws;
+  for (int i = 0; i < kDraws; ++i)
+    result[static_cast<std::size_t>(sample_token(logits, options, (i + 0.5) / kDraws))] += 1.0 / kDraws;
   return result;
 }
 
@@ -149,14 +157,21 @@ double squared(double p) { return p * p / (0.15 * 0.15 + 0.5 * 0.5 + 0.05 * 0.05
 
 INSTANTIATE_TEST_SUITE_P(
     Options, SampleToken,
-    ::testing::Values(Draw{"softmax", {.temperature = 1.0, .top_k = 0}, {0.15, 0.5, 0.05, 0.3}},
-                      Draw{"top_k_beyond", {.temperature = 1.0, .top_k = 50}, {0.15, 0.5, 0.05, 0.3}},
-                      Draw{"colder", {.temperature = 0.5, .top_k = 0}, {squared(0.15), squared(0.5), squared(0.05), squared(0.3)}},
-                      Draw{"top_k", {.temperature = 1.0, .top_k = 2}, {0.0, 0.625, 0.0, 0.375}},
-                      Draw{"top_p", {.temperature = 1.0, .top_k = 0, .top_p = 0.9}, {0.15 / 0.95, 0.5 / 0.95, 0.0, 0.3 / 0.95}},
-                      Draw{"top_p_within_the_second", {.temperature = 1.0, .top_k = 0, .top_p = 0.6}, {0.0, 0.625, 0.0, 0.375}},
-                      Draw{"top_p_within_the_first", {.temperature = 1.0, .top_k = 0, .top_p = 0.4}, {0.0, 1.0, 0.0, 0.0}},
-                      Draw{"greedy", {.temperature = 0.0, .top_k = 0}, {0.0, 1.0, 0.0, 0.0}}),
+    ::testing::Values(
+        Draw{"softmax", {.temperature = 1.0, .top_k = 0}, {0.15, 0.5, 0.05, 0.3}},
+        Draw{"top_k_beyond", {.temperature = 1.0, .top_k = 50}, {0.15, 0.5, 0.05, 0.3}},
+        Draw{"colder",
+             {.temperature = 0.5, .top_k = 0},
+             {squared(0.15), squared(0.5), squared(0.05), squared(0.3)}},
+        Draw{"top_k", {.temperature = 1.0, .top_k = 2}, {0.0, 0.625, 0.0, 0.375}},
+        Draw{"top_p",
+             {.temperature = 1.0, .top_k = 0, .top_p = 0.9},
+             {0.15 / 0.95, 0.5 / 0.95, 0.0, 0.3 / 0.95}},
+        Draw{"top_p_within_the_second",
+             {.temperature = 1.0, .top_k = 0, .top_p = 0.6},
+             {0.0, 0.625, 0.0, 0.375}},
+        Draw{"top_p_within_the_first", {.temperature = 1.0, .top_k = 0, .top_p = 0.4}, {0.0, 1.0, 0.0, 0.0}},
+        Draw{"greedy", {.temperature = 0.0, .top_k = 0}, {0.0, 1.0, 0.0, 0.0}}),
     [](const auto& info) { return info.param.name; });
 
 TEST(SampleTokenFrequencies, FollowTheSoftmaxOfManyLogits) {
@@ -170,7 +185,8 @@ TEST(SampleTokenFrequencies, FollowTheSoftmaxOfManyLogits) {
 TEST(SampleTokenFrequencies, KeepWithinTheEndsOfTheUnitInterval) {
   const at::Tensor logits = at::tensor({0.0F, 1.0F, -200.0F});
   EXPECT_EQ(sample_token(logits, {.temperature = 1.0, .top_k = 0}, 0.0), 1);
-  EXPECT_EQ(sample_token(logits, {.temperature = 1.0, .top_k = 0}, 1.0 - 0x1p-53), 0);   // not the impossible one
+  EXPECT_EQ(sample_token(logits, {.temperature = 1.0, .top_k = 0}, 1.0 - 0x1p-53),
+            0);  // not the impossible one
 }
 
 }  // namespace

@@ -38,7 +38,7 @@ TEST(LossScaler, DoublesAfterTwoThousandGoodStepsInARow) {
   LossScaler scaler(true);
   for (int i = 0; i < 1999; ++i) EXPECT_FALSE(scaler.update(true));
   EXPECT_EQ(scaler.scale(), 65536.0);
-  EXPECT_TRUE(scaler.update(false));   // the streak begins anew
+  EXPECT_TRUE(scaler.update(false));  // the streak begins anew
   for (int i = 0; i < 1999; ++i) scaler.update(true);
   EXPECT_EQ(scaler.scale(), 32768.0);
   scaler.update(true);
@@ -87,16 +87,20 @@ TEST_P(Fp16Training, LowersTheLossNearlyAsFp32Does) {
   EXPECT_GT(half.state().reals.at("loss_scaler/scale"), 1.0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, Fp16Training, ::testing::Values("full", "loqt"), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Methods, Fp16Training, ::testing::Values("full", "loqt"),
+                         [](const auto& info) { return info.param; });
 
-// One target takes the whole scale: 65536 (p - 1) is near the largest fp16 number, and its way back through the head beyond it.
+// One target takes the whole scale: 65536 (p - 1) is near the largest fp16 number, and its way back through
+// the head beyond it.
 data::Batch overflowing() { return test::padded_batch({1}, 8); }
 
 TEST(Fp16Overflow, SkipsTheStepAndHalvesTheScale) {
   RigOptions options = fp16();
   options.model.init_std = 0.5;
-  options.train.max_non_finite_steps = 1;   // an overflow that the scale explains is no divergence
-  Rig rig(options, [](std::int64_t step) { return step < 1 ? test::Batches{overflowing()} : test::four_micro_batches(step); });
+  options.train.max_non_finite_steps = 1;  // an overflow that the scale explains is no divergence
+  Rig rig(options, [](std::int64_t step) {
+    return step < 1 ? test::Batches{overflowing()} : test::four_micro_batches(step);
+  });
   const auto before = rig.state();
   const StepReport first = rig.trainer.step();
   EXPECT_TRUE(first.skipped);

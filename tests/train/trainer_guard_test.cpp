@@ -24,7 +24,9 @@ constexpr const char* kPlanted = "model.layers.1.post_attention_layernorm.weight
 // One element of a parameter is not a number while this lives.
 class PlantedNan {
  public:
-  explicit PlantedNan(Rig& rig) : value_(rig.run.parameters().at(kPlanted)->value), kept_(value_.clone()) { value_[5] = kNan; }
+  explicit PlantedNan(Rig& rig) : value_(rig.run.parameters().at(kPlanted)->value), kept_(value_.clone()) {
+    value_[5] = kNan;
+  }
   PlantedNan(const PlantedNan&) = delete;
   PlantedNan& operator=(const PlantedNan&) = delete;
   ~PlantedNan() { value_.copy_(kept_); }
@@ -66,7 +68,7 @@ TEST_P(NonFiniteStep, MovesNothingAndIsReported) {
   EXPECT_TRUE(lost.skipped);
   EXPECT_FALSE(std::isfinite(lost.loss));
   expect_same_state(rig.state(), before, /*with_counters=*/false);
-  EXPECT_EQ(rig.trainer.next_step(), 3);       // its batch is used up
+  EXPECT_EQ(rig.trainer.next_step(), 3);  // its batch is used up
   EXPECT_EQ(rig.source.position(), 3);
   EXPECT_EQ(rig.state().integers.at("trainer/non_finite_steps"), 1);
 
@@ -81,13 +83,15 @@ TEST_P(NonFiniteStep, MovesNothingAndIsReported) {
 
 // What follows is what would have followed had the lost batches never come.
 TEST_P(NonFiniteStep, LeavesNoTraceInTheStepsBehindIt) {
-  const auto skip_one = [](std::int64_t step) { return test::four_micro_batches(step < 2 ? step : step - 1); };
+  const auto skip_one = [](std::int64_t step) {
+    return test::four_micro_batches(step < 2 ? step : step - 1);
+  };
   Rig clean(options());
   Rig hurt(options(), skip_one);
   clean.steps(2);
   hurt.steps(2);
   EXPECT_TRUE(step_with_nan(hurt).skipped);
-  clean.steps(2);   // steps 2 and 3 of no probe; the other run's are 3 and 4
+  clean.steps(2);  // steps 2 and 3 of no probe; the other run's are 3 and 4
   for (const auto& report : hurt.steps(2)) EXPECT_FALSE(report.skipped);
   expect_same_state(hurt.state(), clean.state(), /*with_counters=*/false);
   EXPECT_EQ(hurt.state().integers.at("trainer/non_finite_steps"), 0);
@@ -98,7 +102,7 @@ TEST_P(NonFiniteStep, EndsTheRunAfterTooManyInARow) {
   rig.steps(1);
   EXPECT_TRUE(step_with_nan(rig).skipped);
   EXPECT_TRUE(step_with_nan(rig).skipped);
-  EXPECT_FALSE(rig.trainer.step().skipped);   // the streak is over
+  EXPECT_FALSE(rig.trainer.step().skipped);  // the streak is over
   const auto before = rig.state();
   EXPECT_TRUE(step_with_nan(rig).skipped);
   const StepReport fifth = step_with_nan(rig);
@@ -120,7 +124,8 @@ TEST_P(NonFiniteStep, EndsTheRunAfterTooManyInARow) {
   expect_same_state(rig.state(), before, /*with_counters=*/false);
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, NonFiniteStep, ::testing::Values("full", "loqt", "loqt_nq"), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Methods, NonFiniteStep, ::testing::Values("full", "loqt", "loqt_nq"),
+                         [](const auto& info) { return info.param; });
 
 TEST(NonFiniteGradient, IsNamedByItsParameter) {
   RigOptions options;
@@ -147,7 +152,7 @@ TEST(NonFiniteProbe, ChangesNothing) {
   EXPECT_FALSE(report.method.merged);
   expect_same_state(rig.state(), before, /*with_counters=*/false);
   for (const auto& next : rig.steps(3)) EXPECT_FALSE(next.skipped);
-  EXPECT_EQ(rig.run.method->merges(), 1);   // the next probe's
+  EXPECT_EQ(rig.run.method->merges(), 1);  // the next probe's
 }
 
 TEST(NonFiniteStreak, IsCountedAcrossASave) {
@@ -174,7 +179,7 @@ TEST(NonFiniteRank, IsFollowedByAll) {
     EXPECT_TRUE(rig.trainer.step().skipped);
     expect_same_state(rig.state(), before, /*with_counters=*/false);
     if (comm.rank() == 0) spoil_next_gradient(rig, "model.norm.weight");
-    EXPECT_THROW(rig.trainer.step(), DivergedError);   // on both
+    EXPECT_THROW(rig.trainer.step(), DivergedError);  // on both
     states[static_cast<std::size_t>(comm.rank())] = rig.state();
   });
   expect_same_state(states[1], states[0]);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A Trainer over a tiny model whose batches, options and ranks a test chooses, and comparisons of its whole state.
+// A Trainer over a tiny model whose batches, options and ranks a test chooses, and comparisons of its whole
+// state.
 #pragma once
 
 #include <algorithm>
@@ -22,13 +23,16 @@ namespace kumiko::test {
 using Batches = std::vector<data::Batch>;
 
 // `count` of the targets of each row have a loss; a row is as long as the longest of them.
-inline data::Batch padded_batch(const std::vector<std::int64_t>& counts, std::uint64_t seed, std::int64_t vocab = 61) {
+inline data::Batch padded_batch(const std::vector<std::int64_t>& counts, std::uint64_t seed,
+                                std::int64_t vocab = 61) {
   const auto rows = static_cast<std::int64_t>(counts.size());
   const std::int64_t length = *std::max_element(counts.begin(), counts.end());
-  data::Batch batch{at::full({rows, length}, 2, at::kLong), at::full({rows, length}, data::kNoTarget, at::kLong), 0};
+  data::Batch batch{at::full({rows, length}, 2, at::kLong),
+                    at::full({rows, length}, data::kNoTarget, at::kLong), 0};
   for (std::int64_t row = 0; row < rows; ++row) {
     const std::int64_t count = counts[static_cast<std::size_t>(row)];
-    const at::Tensor stream = random_tokens(1, count + 1, vocab, seed * 131 + static_cast<std::uint64_t>(row))[0];
+    const at::Tensor stream =
+        random_tokens(1, count + 1, vocab, seed * 131 + static_cast<std::uint64_t>(row))[0];
     batch.tokens[row].narrow(0, 0, count).copy_(stream.narrow(0, 0, count));
     batch.targets[row].narrow(0, 0, count).copy_(stream.narrow(0, 1, count));
     batch.target_count += count;
@@ -41,8 +45,8 @@ inline data::Batch rows_of(const data::Batch& batch, std::int64_t begin, std::in
   const at::Tensor targets = batch.targets.narrow(0, begin, count);
   const at::Tensor counted = targets.ne(data::kNoTarget);
   const std::int64_t width = counted.sum(1).max().item<std::int64_t>();
-  return {batch.tokens.narrow(0, begin, count).narrow(1, 0, width).contiguous(), targets.narrow(1, 0, width).contiguous(),
-          counted.sum().item<std::int64_t>()};
+  return {batch.tokens.narrow(0, begin, count).narrow(1, 0, width).contiguous(),
+          targets.narrow(1, 0, width).contiguous(), counted.sum().item<std::int64_t>()};
 }
 
 // The batches of each step from a function of its number.
@@ -70,21 +74,27 @@ inline Batches four_micro_batches(std::int64_t step) {
   return batches;
 }
 
-// A model whose gradients a test may change after each backward pass: the way to numbers that a tiny model does not reach.
+// A model whose gradients a test may change after each backward pass: the way to numbers that a tiny model
+// does not reach.
 class WatchedModel final : public LanguageModel {
  public:
   explicit WatchedModel(LanguageModel& model) : model_(model) {}
   std::function<void(BackwardMode)> after_backward;
 
   const ModelOptions& options() const noexcept override { return model_.options(); }
-  at::Tensor forward_backward(const at::Tensor& tokens, const at::Tensor& targets, double grad_scale, BackwardMode mode) override {
+  at::Tensor forward_backward(const at::Tensor& tokens, const at::Tensor& targets, double grad_scale,
+                              BackwardMode mode) override {
     at::Tensor loss = model_.forward_backward(tokens, targets, grad_scale, mode);
     if (after_backward) after_backward(mode);
     return loss;
   }
-  at::Tensor loss_sum(const at::Tensor& tokens, const at::Tensor& targets) const override { return model_.loss_sum(tokens, targets); }
+  at::Tensor loss_sum(const at::Tensor& tokens, const at::Tensor& targets) const override {
+    return model_.loss_sum(tokens, targets);
+  }
   at::Tensor logits(const at::Tensor& tokens) const override { return model_.logits(tokens); }
-  at::Tensor next_logits(const at::Tensor& tokens, KvCache& cache) const override { return model_.next_logits(tokens, cache); }
+  at::Tensor next_logits(const at::Tensor& tokens, KvCache& cache) const override {
+    return model_.next_logits(tokens, cache);
+  }
   std::vector<Parameter*> parameters() override { return model_.parameters(); }
   std::vector<Linear*> linears() override { return model_.linears(); }
   void save(StateWriter& out) const override { model_.save(out); }
@@ -114,11 +124,16 @@ struct Rig {
   Trainer trainer;
 
   // Without `comm`: one rank.
-  explicit Rig(const RigOptions& options, StepSource::Make batches = four_micro_batches, dist::Communicator* comm = nullptr)
-      : run(options.method, options.method_yaml, options.model, compute(options), options.train.steps, options.optimizer),
-        model(*run.model), lr(options.lr, options.peak_lr, options.train.steps), source(std::move(batches)),
-        trainer(options.train, {model, *run.method, *run.optimizer, lr, source, comm != nullptr ? *comm : *solo, dist::Wire::native}) {
-    at::set_num_threads(1);   // of this thread: products this small gain nothing from more
+  explicit Rig(const RigOptions& options, StepSource::Make batches = four_micro_batches,
+               dist::Communicator* comm = nullptr)
+      : run(options.method, options.method_yaml, options.model, compute(options), options.train.steps,
+            options.optimizer),
+        model(*run.model),
+        lr(options.lr, options.peak_lr, options.train.steps),
+        source(std::move(batches)),
+        trainer(options.train, {model, *run.method, *run.optimizer, lr, source,
+                                comm != nullptr ? *comm : *solo, dist::Wire::native}) {
+    at::set_num_threads(1);  // of this thread: products this small gain nothing from more
   }
 
   MemoryState state() const {
@@ -138,6 +153,7 @@ struct Rig {
     result.compute_dtype = options.train.compute_dtype();
     result.param_dtype = options.train.param_dtype;
     result.seed = options.seed;
+    result.recompute = options.train.recompute;
     return result;
   }
 };
@@ -153,7 +169,8 @@ inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
 }
 
 // Every tensor and, unless left out, every number and text.
-inline void expect_same_state(const MemoryState& got, const MemoryState& expected, bool with_counters = true) {
+inline void expect_same_state(const MemoryState& got, const MemoryState& expected,
+                              bool with_counters = true) {
   ASSERT_FALSE(expected.tensors.empty());
   ASSERT_EQ(got.tensors.size(), expected.tensors.size());
   for (const auto& [name, value] : expected.tensors) {

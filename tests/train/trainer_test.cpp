@@ -22,7 +22,8 @@ using test::rows_of;
 using test::same_bits;
 
 double relative(const at::Tensor& a, const at::Tensor& b) {
-  return (at::norm(a.to(at::kDouble) - b.to(at::kDouble)) / at::norm(b.to(at::kDouble)).clamp_min(1e-12)).item<double>();
+  return (at::norm(a.to(at::kDouble) - b.to(at::kDouble)) / at::norm(b.to(at::kDouble)).clamp_min(1e-12))
+      .item<double>();
 }
 
 std::map<std::string, at::Tensor> gradients(Rig& rig) {
@@ -41,10 +42,12 @@ Expected textbook(const data::Batch& batch) {
   test::TinyRun run("full", "");
   test::Weights weights;
   for (Parameter* p : run.model->parameters()) weights[p->name] = p->value.to(at::kDouble);
-  for (Linear* linear : run.model->linears()) weights[linear->spec().name] = linear->effective_weight().to(at::kDouble);
+  for (Linear* linear : run.model->linears())
+    weights[linear->spec().name] = linear->effective_weight().to(at::kDouble);
   for (auto& [name, value] : weights) value = value.clone().set_requires_grad(true);
   const at::Tensor loss =
-      test::reference_loss_sum(test::tiny_options(), weights, batch.tokens, batch.targets) / static_cast<double>(batch.target_count);
+      test::reference_loss_sum(test::tiny_options(), weights, batch.tokens, batch.targets) /
+      static_cast<double>(batch.target_count);
   loss.backward();
   Expected expected{loss.item<double>(), {}};
   for (Parameter* p : run.model->parameters()) {
@@ -58,7 +61,7 @@ Expected textbook(const data::Batch& batch) {
 struct Split {
   const char* name;
   int ranks;
-  std::vector<std::int64_t> rows;   // of each micro-batch, over all ranks
+  std::vector<std::int64_t> rows;  // of each micro-batch, over all ranks
   bool deterministic = false;
 };
 
@@ -82,7 +85,8 @@ TEST_P(TokenWeighting, GivesTheMeanOverTargetsWhateverTheSplit) {
     const auto share = micro.size() / static_cast<std::size_t>(comm.size());
     const auto first = micro.begin() + static_cast<std::ptrdiff_t>(share) * comm.rank();
     const Batches own(first, first + static_cast<std::ptrdiff_t>(share));
-    Rig rig(options, [&own](std::int64_t) { return own; }, &comm);
+    Rig rig(
+        options, [&own](std::int64_t) { return own; }, &comm);
     const StepReport report = rig.trainer.step();
     EXPECT_EQ(report.target_tokens, 21);
     EXPECT_NEAR(report.loss, expected.loss, 1e-5 * expected.loss);
@@ -96,9 +100,11 @@ TEST_P(TokenWeighting, GivesTheMeanOverTargetsWhateverTheSplit) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Splits, TokenWeighting,
-                         ::testing::Values(Split{"whole", 1, {4}}, Split{"halves", 1, {2, 2}}, Split{"uneven", 1, {3, 1}},
-                                           Split{"rows", 1, {1, 1, 1, 1}}, Split{"rows_deterministic", 1, {1, 1, 1, 1}, true},
-                                           Split{"two_ranks", 2, {2, 2}}, Split{"two_ranks_rows", 2, {1, 1, 1, 1}, true},
+                         ::testing::Values(Split{"whole", 1, {4}}, Split{"halves", 1, {2, 2}},
+                                           Split{"uneven", 1, {3, 1}}, Split{"rows", 1, {1, 1, 1, 1}},
+                                           Split{"rows_deterministic", 1, {1, 1, 1, 1}, true},
+                                           Split{"two_ranks", 2, {2, 2}},
+                                           Split{"two_ranks_rows", 2, {1, 1, 1, 1}, true},
                                            Split{"four_ranks", 4, {1, 1, 1, 1}}),
                          [](const auto& info) { return info.param.name; });
 
@@ -110,7 +116,7 @@ TEST(GradClip, ScalesTheGradientsToTheNorm) {
   options.train.grad_clip = unclipped.grad_norm / 8.0;
   Rig clipped(options);
   const StepReport report = clipped.trainer.step();
-  EXPECT_EQ(report.grad_norm, unclipped.grad_norm);   // of the gradients before clipping
+  EXPECT_EQ(report.grad_norm, unclipped.grad_norm);  // of the gradients before clipping
   double square = 0.0;
   const auto before = gradients(free);
   for (const auto& [name, gradient] : gradients(clipped)) {
@@ -153,7 +159,7 @@ TEST(Trainer, TakesTheRateOfTheScheduleAtEachStep) {
   Rig rig(options);
   const auto before = rig.state();
   const auto first = rig.trainer.step();
-  EXPECT_EQ(first.lr, 0.0);   // the warm-up begins at 0: nothing moves
+  EXPECT_EQ(first.lr, 0.0);  // the warm-up begins at 0: nothing moves
   for (const auto& [name, value] : rig.state().tensors) {
     if (name.starts_with("model/")) {
       EXPECT_TRUE(same_bits(value, before.tensors.at(name))) << name;
@@ -190,14 +196,16 @@ TEST_P(ProbeStep, TakesItsBatchAndItsStepAndMovesNoDenseParameter) {
     EXPECT_EQ(report.grad_norm == 0.0, probe);
     for (Parameter* p : rig.run.model->parameters()) {
       if (p->role == ParamRole::factor) continue;
-      EXPECT_EQ(same_bits(after.tensors.at("model/" + p->name), before.tensors.at("model/" + p->name)), probe) << p->name;
+      EXPECT_EQ(same_bits(after.tensors.at("model/" + p->name), before.tensors.at("model/" + p->name)), probe)
+          << p->name;
       for (const char* part : {"/exp_avg", "/exp_avg_sq", "/step"}) {
         const std::string name = "optimizer/" + p->name + part;
-        EXPECT_EQ(same_bits(after.tensors.at(name), before.tensors.at(name)), probe) << name << ", step " << step;
+        EXPECT_EQ(same_bits(after.tensors.at(name), before.tensors.at(name)), probe)
+            << name << ", step " << step;
       }
     }
   }
-  EXPECT_EQ(asked, (std::vector<std::int64_t>{0, 1, 2, 3, 4, 5, 6}));   // once a step, however many passes
+  EXPECT_EQ(asked, (std::vector<std::int64_t>{0, 1, 2, 3, 4, 5, 6}));  // once a step, however many passes
   EXPECT_EQ(rig.run.method->merges(), 2);
 }
 
@@ -217,7 +225,8 @@ TEST_P(ProbeStep, ReportsTheLossOfItsTokens) {
   EXPECT_NEAR(report.loss, loss / static_cast<double>(tokens), 1e-5);
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, ProbeStep, ::testing::Values("loqt", "loqt_nq"), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Methods, ProbeStep, ::testing::Values("loqt", "loqt_nq"),
+                         [](const auto& info) { return info.param; });
 
 struct Broken {
   const char* name;
@@ -237,7 +246,8 @@ class SaveAndLoad : public ::testing::TestWithParam<Broken> {
     options.optimizer.weight_decay = 0.1;
     return options;
   }
-  // An evaluation after each second step, ever worse, so that the plateau's rate falls on both sides of a break.
+  // An evaluation after each second step, ever worse, so that the plateau's rate falls on both sides of a
+  // break.
   static StepReport step(Rig& rig) {
     StepReport report = rig.trainer.step();
     if (rig.trainer.next_step() % 2 == 0) rig.lr.observe_eval(static_cast<double>(rig.trainer.next_step()));
@@ -254,10 +264,10 @@ TEST_P(SaveAndLoad, GoOnAsAnUnbrokenRunBitForBit) {
     reports.push_back(step(unbroken));
   }
   ASSERT_LT(reports.back().lr, reports[3].lr);
-  for (const std::size_t at : {1U, 4U, 5U, 8U, 11U}) {   // behind, before and between merges at 4 and 8
+  for (const std::size_t at : {1U, 4U, 5U, 8U, 11U}) {  // behind, before and between merges at 4 and 8
     SCOPED_TRACE(concat("broken at ", at));
     Rig resumed(options());
-    if (at % 2 == 0) {   // nothing may be left of what was there
+    if (at % 2 == 0) {  // nothing may be left of what was there
       for (int i = 0; i < 9; ++i) step(resumed);
     }
     resumed.trainer.load(states[at]);
@@ -272,7 +282,8 @@ TEST_P(SaveAndLoad, GoOnAsAnUnbrokenRunBitForBit) {
 constexpr const char* kSchedule = "{rank: 8, schedule: {kind: static, tau: 4}}";
 INSTANTIATE_TEST_SUITE_P(Methods, SaveAndLoad,
                          ::testing::Values(Broken{"full", "full", ""}, Broken{"loqt", "loqt", kSchedule},
-                                           Broken{"loqt_nq", "loqt_nq", kSchedule}, Broken{"loqt_deterministic", "loqt", kSchedule, true}),
+                                           Broken{"loqt_nq", "loqt_nq", kSchedule},
+                                           Broken{"loqt_deterministic", "loqt", kSchedule, true}),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -26,13 +26,21 @@ Batches micro_batches(std::int64_t step, std::int64_t count) {
 at::Tensor sum_of(const std::vector<at::Tensor>& terms) {
   const auto t = [&terms](std::size_t i) { return terms.at(i); };
   switch (terms.size()) {
-    case 1: return t(0);
-    case 2: return t(0) + t(1);
-    case 3: return t(0) + (t(1) + t(2));
-    case 4: return (t(0) + t(1)) + (t(2) + t(3));
-    case 6: return (t(0) + (t(1) + t(2))) + (t(3) + (t(4) + t(5)));
-    case 8: return ((t(0) + t(1)) + (t(2) + t(3))) + ((t(4) + t(5)) + (t(6) + t(7)));
-    default: ADD_FAILURE() << "no tree written for " << terms.size(); return {};
+    case 1:
+      return t(0);
+    case 2:
+      return t(0) + t(1);
+    case 3:
+      return t(0) + (t(1) + t(2));
+    case 4:
+      return (t(0) + t(1)) + (t(2) + t(3));
+    case 6:
+      return (t(0) + (t(1) + t(2))) + (t(3) + (t(4) + t(5)));
+    case 8:
+      return ((t(0) + t(1)) + (t(2) + t(3))) + ((t(4) + t(5)) + (t(6) + t(7)));
+    default:
+      ADD_FAILURE() << "no tree written for " << terms.size();
+      return {};
   }
 }
 
@@ -51,8 +59,8 @@ TEST_P(MicroBatchTree, IsTheOneWrittenByHand) {
   at::Tensor in_order = at::zeros_like(alone.grads->flat());
   for (const auto& batch : batches) {
     alone.grads->zero();
-    losses.push_back(
-        alone.model->forward_backward(batch.tokens, batch.targets, 1.0 / static_cast<double>(tokens), BackwardMode::update));
+    losses.push_back(alone.model->forward_backward(batch.tokens, batch.targets,
+                                                   1.0 / static_cast<double>(tokens), BackwardMode::update));
     gradients.push_back(alone.grads->flat().clone());
     in_order.add_(gradients.back());
   }
@@ -60,12 +68,14 @@ TEST_P(MicroBatchTree, IsTheOneWrittenByHand) {
   EXPECT_EQ(report.loss, sum_of(losses).item<double>() / static_cast<double>(tokens));
   alone.grads->flat().copy_(sum_of(gradients));
   const auto expected = alone.parameters();
-  for (Parameter* p : rig.run.model->parameters()) EXPECT_TRUE(same_bits(p->grad, expected.at(p->name)->grad)) << p->name;
+  for (Parameter* p : rig.run.model->parameters())
+    EXPECT_TRUE(same_bits(p->grad, expected.at(p->name)->grad)) << p->name;
   // Sums in order differ in the last bits, so that the tree above is told from them.
   EXPECT_EQ(same_bits(in_order, alone.grads->flat()), GetParam() <= 2);
 }
 
-INSTANTIATE_TEST_SUITE_P(Counts, MicroBatchTree, ::testing::Values(1, 2, 3, 4, 6, 8), [](const auto& info) { return concat("n", info.param); });
+INSTANTIATE_TEST_SUITE_P(Counts, MicroBatchTree, ::testing::Values(1, 2, 3, 4, 6, 8),
+                         [](const auto& info) { return concat("n", info.param); });
 
 struct Result {
   std::vector<StepReport> reports;
@@ -95,7 +105,7 @@ class RanksCutTheTree : public ::testing::TestWithParam<Training> {
       };
       Rig rig(options, own, &comm);
       Result& result = results[static_cast<std::size_t>(comm.rank())];
-      result.reports = rig.steps(10);   // merges at 3, 6 and 9
+      result.reports = rig.steps(10);  // merges at 3, 6 and 9
       result.state = rig.state();
     });
     return results;
@@ -109,7 +119,8 @@ TEST_P(RanksCutTheTree, AndGetTheSameBits) {
       const auto several = train(ranks, micro);
       for (const Result& rank : several) {
         SCOPED_TRACE(concat(ranks, " ranks, ", micro, " micro-batches"));
-        for (std::size_t i = 0; i < one.reports.size(); ++i) expect_same_report(rank.reports[i], one.reports[i]);
+        for (std::size_t i = 0; i < one.reports.size(); ++i)
+          expect_same_report(rank.reports[i], one.reports[i]);
         expect_same_state(rank.state, one.state);
       }
     }
@@ -117,11 +128,13 @@ TEST_P(RanksCutTheTree, AndGetTheSameBits) {
 }
 
 constexpr const char* kSchedule = "{rank: 8, schedule: {kind: static, tau: 3}}";
-INSTANTIATE_TEST_SUITE_P(Methods, RanksCutTheTree,
-                         ::testing::Values(Training{"full", "full", ""}, Training{"full_clipped", "full", "", 0.5},
-                                           Training{"loqt", "loqt", kSchedule}, Training{"loqt_nq", "loqt_nq", kSchedule},
-                                           Training{"svd", "loqt", "{rank: 8, basis: {solver: svd}, schedule: {kind: static, tau: 3}}"}),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Methods, RanksCutTheTree,
+    ::testing::Values(Training{"full", "full", ""}, Training{"full_clipped", "full", "", 0.5},
+                      Training{"loqt", "loqt", kSchedule}, Training{"loqt_nq", "loqt_nq", kSchedule},
+                      Training{"svd", "loqt",
+                               "{rank: 8, basis: {solver: svd}, schedule: {kind: static, tau: 3}}"}),
+    [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace kumiko
