@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A run that is killed and resumed is the run that was not.
+#include <algorithm>
+#include <cctype>
 #include <memory>
 
 #include <gtest/gtest.h>
@@ -125,30 +127,35 @@ TEST_F(Resume, RefusesAChangedRecipeAndNamesTheKey) {
   EXPECT_EQ(harmless.exit_code, 0) << harmless.output;
 }
 
-TEST_F(Resume, LoqtNqFullAndBucketedDataResumeToo) {
-  for (const std::string changes : {"method.name=loqt_nq", "data.batching=bucketed", "train.precision=bf16", "lr_schedule.kind=plateau"}) {
-    std::vector<std::string> command = {"train", "recipe.yaml", changes, "train.micro_batch_size=1"};
-    const auto with = [&](const std::string& extra) {
-      auto all = command;
-      all.push_back(extra);
-      return all;
-    };
-    ASSERT_EQ(work_.kumiko(with("output_dir=whole")).exit_code, 0);
-    {
-      std::vector<std::string> words = with("output_dir=part");
-      words.insert(words.begin(), kBinary);
-      Process process(words, work_.path(), work_ / "part.log");
-      ASSERT_TRUE(process.wait_for_output("step 17/60")) << process.output();
-      process.kill_group();
-    }
-    const Finished resumed = work_.kumiko(with("output_dir=part"));
-    ASSERT_EQ(resumed.exit_code, 0) << resumed.output;
-    EXPECT_NE(resumed.output.find("resumed at step "), std::string::npos) << changes << resumed.output;
-    EXPECT_EQ(work_.digest("part"), work_.digest("whole")) << changes;
-    std::filesystem::remove_all(work_ / "whole");
-    std::filesystem::remove_all(work_ / "part");
+class ResumeOf : public Resume, public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(ResumeOf, AKilledRunEqualsUnbroken) {
+  const auto with = [](const std::string& run) {
+    return std::vector<std::string>{"train", "recipe.yaml", GetParam(), "train.micro_batch_size=1", "output_dir=" + run};
+  };
+  ASSERT_EQ(work_.kumiko(with("whole")).exit_code, 0);
+  {
+    std::vector<std::string> words = with("part");
+    words.insert(words.begin(), kBinary);
+    Process process(words, work_.path(), work_ / "part.log");
+    ASSERT_TRUE(process.wait_for_output("step 17/60")) << process.output();
+    process.kill_group();
   }
+  const Finished resumed = work_.kumiko(with("part"));
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.output;
+  EXPECT_NE(resumed.output.find("resumed at step "), std::string::npos) << resumed.output;
+  EXPECT_EQ(work_.digest("part"), work_.digest("whole"));
+  EXPECT_EQ(work_.metrics("part"), work_.metrics("whole"));
 }
+
+INSTANTIATE_TEST_SUITE_P(Variants, ResumeOf,
+                         ::testing::Values("method.name=loqt_nq", "data.batching=bucketed", "data.batching=padded", "train.precision=bf16",
+                                           "lr_schedule.kind=plateau", "method.basis.solver=svd", "method.moments=reset"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::replace_if(name.begin(), name.end(), [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); }, '_');
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace kumiko::test

@@ -1,18 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares an exported tokenizer, as transformers reads it, with SentencePiece's own reading of the model.
 
-usage: hf_tokenizer.py MODEL FOLDER TEXT...
+usage: hf_tokenizer.py BUILD_FOLDER
 
-MODEL is what `kumiko tokenizer train` wrote, FOLDER what `kumiko tokenizer export` wrote. Needs transformers and
-sentencepiece. Exits with 1 at the first text whose ids differ or that does not come back.
+Trains a tokenizer on this repository's sources with the binary, exports it, and encodes the sources and odd texts with both.
+Exits with 1 at the first text whose ids differ or that does not come back, with 77 where a package is missing.
 """
 import random
 import re
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-import sentencepiece
-from transformers import AutoTokenizer
+try:
+    import sentencepiece
+    from transformers import AutoTokenizer
+except ImportError as missing:
+    print(f"skipped: {missing}")
+    sys.exit(77)
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ["framework", "data", "quant"]
 
 
 def texts(paths):
@@ -28,9 +37,19 @@ def texts(paths):
 
 
 def main():
-    model, folder, *paths = sys.argv[1:]
-    ours = sentencepiece.SentencePieceProcessor(model_file=model)
-    theirs = AutoTokenizer.from_pretrained(folder)
+    binary = Path(sys.argv[1]).resolve() / "kumiko"
+    with tempfile.TemporaryDirectory() as scratch:
+        model = f"{scratch}/tokenizer.model"
+        folder = f"{scratch}/exported"
+        subprocess.run([binary, "tokenizer", "train", *FOLDERS, "--suffix", ".cpp", "--vocab-size", "2048", "--output", model],
+                       cwd=ROOT, check=True)
+        subprocess.run([binary, "tokenizer", "export", model, "--output", folder], check=True)
+        ours = sentencepiece.SentencePieceProcessor(model_file=model)
+        theirs = AutoTokenizer.from_pretrained(folder)
+    compare(ours, theirs, sorted(path for name in FOLDERS for path in (ROOT / name).rglob("*.cpp")))
+
+
+def compare(ours, theirs, paths):
     assert (theirs.bos_token_id, theirs.eos_token_id) == (ours.bos_id(), ours.eos_id())
     assert len(theirs) == ours.get_piece_size(), (len(theirs), ours.get_piece_size())
     count = 0

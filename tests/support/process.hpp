@@ -31,6 +31,7 @@ class Process {
  public:
   // `folder` is the working folder; output goes to `log`.
   Process(const std::vector<std::string>& command, const std::filesystem::path& folder, std::filesystem::path log) : log_(std::move(log)) {
+    std::filesystem::remove(log_);   // nobody may take an earlier command's words for this one's
     pid_ = ::fork();
     if (pid_ < 0) throw std::runtime_error("fork failed");
     if (pid_ == 0) {
