@@ -48,9 +48,9 @@ TEST_F(BadRecipe, MistypedValueIsShownWithWhatWasNeeded) {
   expect_refused(replaced(good_, "steps: 60", "steps: sixty"), {"bad.yaml:10:", "train.steps", "found 'sixty'", "needed an integer"});
   expect_refused(replaced(good_, "lr: 0.01", "lr: fast"), {"optimizer.lr", "found 'fast'", "needed a number"});
   expect_refused(replaced(good_, "lr: 0.01", "lr: .nan"), {"optimizer.lr", "found '.nan'", "needed a number"});
-  expect_refused(replaced(good_, "method: {name: loqt, rank: 16, schedule: {kind: static, tau: 15}}", "method: loqt"),
+  expect_refused(replaced(good_, "method: {name: loqt, rank: 16, schedule: {kind: static, tau: 14}}", "method: loqt"),
                  {"bad.yaml:7:9", "method", "found 'loqt'", "needed a mapping"});
-  expect_refused(replaced(good_, "method: {name: loqt, rank: 16, schedule: {kind: static, tau: 15}}\n", ""), {"bad.yaml", "method.name", "missing"});
+  expect_refused(replaced(good_, "method: {name: loqt, rank: 16, schedule: {kind: static, tau: 14}}\n", ""), {"bad.yaml", "method.name", "missing"});
   expect_override_refused({"train.steps=0"}, {"override 'train.steps=0'", "found '0'", "from 1"});
   expect_override_refused({"train.deterministic=yes"}, {"train.deterministic", "found 'yes'", "true"});
   expect_override_refused({"data.prepare.max_bytes=3qq"}, {"data.prepare.max_bytes", "found '3qq'", "such as"});

@@ -103,8 +103,8 @@ TEST_F(Cli, TrainsFromOwnShardsAndTheRunHoldsWhatIsPromised) {
   }
   EXPECT_EQ(summary["steps"], 60);
   EXPECT_EQ(summary["complete"], true);
-  EXPECT_EQ(summary["merges"], 2);
-  EXPECT_EQ(value_of(output, "merges"), "2");
+  EXPECT_EQ(summary["merges"], 3);
+  EXPECT_EQ(value_of(output, "merges"), "3");
   EXPECT_LT(summary["validation_perplexity"].get<double>(), summary["unigram_perplexity"].get<double>() / 4);
   EXPECT_LT(summary["ppl_published_convention"].get<double>(), summary["validation_perplexity"].get<double>());
   const auto config = nlohmann::json::parse(read_text(work_ / "run/final/config.json"));

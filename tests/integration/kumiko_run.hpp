@@ -53,7 +53,7 @@ data:
   validation: shards/val-*.h5
   sequence_length: 32
   prepare: {inputs: corpus, vocab_size: 384, validation: 0.1}
-method: {name: loqt, rank: 16, schedule: {kind: static, tau: 15}}
+method: {name: loqt, rank: 16, schedule: {kind: static, tau: 14}}
 optimizer: {lr: 0.01}
 lr_schedule: {warmup_steps: 5}
 train: {steps: 60, global_batch_size: 16, micro_batch_size: 4, precision: fp32, threads: 1}

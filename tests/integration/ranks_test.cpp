@@ -25,6 +25,7 @@ TEST_F(Ranks, DeterministicRunsAreBitEqualOverOneTwoAndFour) {
   const Finished one = work_.kumiko(with("output_dir=one"));
   ASSERT_EQ(one.exit_code, 0) << one.output;
   const std::string expected = work_.digest("one");
+  ASSERT_EQ(work_.metrics("one").back()["merges"], 3);
   for (const int ranks : {2, 4}) {
     const std::string run = "ranks" + std::to_string(ranks);
     const Finished many = mpirun(ranks, with("output_dir=" + run));
