@@ -5,6 +5,9 @@
 #include <string>
 
 #include "framework/core/error.hpp"
+#include "quant/fp4_codec.hpp"
+#include "quant/int4_codec.hpp"
+#include "quant/int8_codec.hpp"
 #include "quant/nf4_codec.hpp"
 
 namespace kumiko::quant {
@@ -17,6 +20,9 @@ const auto& codec_table() {
   static const std::array table = {
       Codec{.kind = CodecKind::none, .name = "none", .bits = 0, .encode = nullptr, .decode = nullptr},
       nf4_codec(),
+      fp4_codec(),
+      int4_codec(),
+      int8_codec(),
   };
   return table;
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The seam through which block codecs join: NF4 today, others by a value of CodecKind, a file pair and a line
-// of the table in codec.cpp.
+// The seam through which block codecs join: by a value of CodecKind, a file pair and a row of the table in
+// codec.cpp.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,7 +15,7 @@
 
 namespace kumiko::quant {
 
-enum class CodecKind : std::uint8_t { none, nf4 };
+enum class CodecKind : std::uint8_t { none, nf4, fp4, int4, int8 };
 
 struct QuantFormat {
   CodecKind codec = CodecKind::nf4;
@@ -37,8 +38,9 @@ struct Codec {
   std::int64_t bits;      // of one code; 0: the dense tensor is kept and there are no functions
 
   // dense: contiguous fp32, bf16 or fp16 [n]; codes: uint8 [code_bytes(n)]; scales: fp32 [ceil(n /
-  // block_size)].
-  void (*encode)(const at::Tensor& dense, std::int64_t block_size, at::Tensor& codes, at::Tensor& scales);
+  // block_size)]. With a seed, stochastic rounding (QuantizedTensor::quantize).
+  void (*encode)(const at::Tensor& dense, std::int64_t block_size, std::optional<std::uint64_t> seed,
+                 at::Tensor& codes, at::Tensor& scales);
   // out: contiguous fp32, bf16 or fp16 [n].
   void (*decode)(const at::Tensor& codes, const Scales& scales, std::int64_t block_size, at::Tensor& out);
 

@@ -7,6 +7,7 @@
 #include <ATen/ATen.h>
 
 #include "framework/core/error.hpp"
+#include "quant/stochastic.hpp"
 
 namespace kumiko::quant {
 namespace {
@@ -84,7 +85,8 @@ QuantizedTensor::QuantizedTensor()
 std::int64_t QuantizedTensor::numel() const noexcept { return checked_numel(sizes_); }
 
 QuantizedTensor QuantizedTensor::quantize(const at::Tensor& dense, const QuantFormat& format,
-                                          std::optional<at::ScalarType> dense_dtype) {
+                                          std::optional<at::ScalarType> dense_dtype,
+                                          std::optional<std::uint64_t> stochastic_seed) {
   validate(format);
   check_dtype("quantize", dense.scalar_type());
   QuantizedTensor value;
@@ -93,14 +95,15 @@ QuantizedTensor QuantizedTensor::quantize(const at::Tensor& dense, const QuantFo
   if (value.is_dense()) {
     const at::ScalarType kept = dense_dtype.value_or(dense.scalar_type());
     check_dtype("codec none", kept);
-    value.codes_ = dense.detach().to(kept, false, true, at::MemoryFormat::Contiguous);
+    value.codes_ = stochastic_seed ? stochastic_to(dense.detach(), kept, *stochastic_seed)
+                                   : dense.detach().to(kept, false, true, at::MemoryFormat::Contiguous);
     return value;
   }
   const Codec& codec = codec_of(format.codec);
   const at::Tensor flat = dense.detach().contiguous();
   value.codes_ = at::empty({codec.code_bytes(flat.numel())}, flat.options().dtype(at::kByte));
   Scales plain = empty_scales(blocks_of(flat.numel(), format), false, flat.device());
-  codec.encode(flat, format.block_size, value.codes_, plain.values);
+  codec.encode(flat, format.block_size, stochastic_seed, value.codes_, plain.values);
   value.scales_ = format.double_quant ? encode_scales(plain.values) : plain;
   return value;
 }

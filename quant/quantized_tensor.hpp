@@ -27,8 +27,13 @@ class QuantizedTensor {
 
   // dense: fp32, bf16 or fp16, any strides; ShapeError for another dtype, UsageError for a bad block size.
   // dense_dtype: what codec `none` keeps it in, by default the dtype it has; ignored by the others.
+  // stochastic_seed: of the two values of the format around x take the upper one with probability
+  // (x - lower) / (upper - lower), so that the expectation is x (up to the error of doubled scales), by
+  // random numbers that depend on the seed and the element's index only; without it the nearest. Codec `none`
+  // rounds so from fp32 to bf16, and throws UsageError where the kept fp16 would need it.
   static QuantizedTensor quantize(const at::Tensor& dense, const QuantFormat& format,
-                                  std::optional<at::ScalarType> dense_dtype = std::nullopt);
+                                  std::optional<at::ScalarType> dense_dtype = std::nullopt,
+                                  std::optional<std::uint64_t> stochastic_seed = std::nullopt);
 
   // All zeros, to be received into through storage(). dense_dtype as in quantize.
   static QuantizedTensor empty(at::IntArrayRef sizes, const QuantFormat& format, at::ScalarType dense_dtype,

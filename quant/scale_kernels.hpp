@@ -10,7 +10,7 @@
 
 // scale_encode: scales fp32 [blocks] into doubled `out`, already allocated. Full groups multiply by the
 // reciprocal of their
-//   absmax, a short last group divides, as in nf4_encode.
+//   absmax, a short last group divides, as in codebook4_encode.
 // scale_decode: map[code] * group absmax + offset, in fp32 without a fused multiply-add.
 #define KUMIKO_DECLARE_SCALE_KERNELS                        \
   void scale_encode(const at::Tensor& scales, Scales& out); \

@@ -10,7 +10,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
-#include "quant/nf4_code.hpp"
+#include "quant/absmax.hpp"
 
 namespace kumiko::quant::cpu {
 namespace {

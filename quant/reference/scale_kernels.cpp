@@ -7,7 +7,7 @@
 
 #include <ATen/ATen.h>
 
-#include "quant/nf4_code.hpp"
+#include "quant/absmax.hpp"
 
 namespace kumiko::quant::reference {
 namespace {

@@ -11,7 +11,7 @@ namespace {
 
 TEST(Codec, IsFoundByEveryNameItHas) {
   for (const std::string_view name : codec_names()) EXPECT_EQ(codec_of(parse_codec(name)).name, name);
-  EXPECT_THAT(codec_names(), testing::ElementsAre("none", "nf4"));
+  EXPECT_THAT(codec_names(), testing::ElementsAre("none", "nf4", "fp4", "int4", "int8"));
 }
 
 TEST(Codec, NamesTheKnownOnesWhenItIsUnknown) {
@@ -19,7 +19,7 @@ TEST(Codec, NamesTheKnownOnesWhenItIsUnknown) {
     parse_codec("nf5");
     FAIL() << "no error";
   } catch (const UsageError& error) {
-    EXPECT_STREQ(error.what(), "unknown quantization 'nf5'; known: none, nf4");
+    EXPECT_STREQ(error.what(), "unknown quantization 'nf5'; known: none, nf4, fp4, int4, int8");
     EXPECT_EQ(error.code(), ExitCode::usage);
   }
 }

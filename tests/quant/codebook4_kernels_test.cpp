@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "quant/nf4_kernels.hpp"
+#include "quant/codebook4_kernels.hpp"
 
 #include <limits>
 
@@ -8,8 +8,7 @@
 #include <hwy/highway.h>
 
 #include "framework/core/error.hpp"
-#include "quant/cpu/nf4_simd.hpp"
-#include "quant/nf4_code.hpp"
+#include "quant/nf4_codec.hpp"
 #include "tests/quant/nf4_test_support.hpp"
 
 namespace kumiko::quant {
@@ -28,8 +27,8 @@ struct Encoded {
   at::Tensor absmax;
 };
 
-using EncodeKernel = void (*)(const at::Tensor&, std::int64_t, at::Tensor&, at::Tensor&);
-using DecodeKernel = void (*)(const at::Tensor&, const Scales&, std::int64_t, at::Tensor&);
+using EncodeKernel = decltype(&cpu::codebook4_encode);
+using DecodeKernel = decltype(&cpu::codebook4_decode);
 
 struct Backend {
   const char* name;
@@ -43,14 +42,14 @@ Encoded encode(EncodeKernel kernel, const at::Tensor& dense, std::int64_t block_
   const std::int64_t numel = dense.numel();
   Encoded out{at::empty({(numel + 1) / 2}, at::kByte),
               at::empty({(numel + block_size - 1) / block_size}, at::kFloat)};
-  kernel(dense, block_size, out.codes, out.absmax);
+  kernel(kNf4Codebook, dense, block_size, std::nullopt, out.codes, out.absmax);
   return out;
 }
 
 at::Tensor decode(DecodeKernel kernel, const Encoded& value, std::int64_t numel, std::int64_t block_size,
                   at::ScalarType dtype) {
   at::Tensor out = at::empty({numel}, dtype);
-  kernel(value.codes, {.values = value.absmax}, block_size, out);
+  kernel(kNf4Codebook, value.codes, {.values = value.absmax}, block_size, out);
   return out;
 }
 
@@ -66,17 +65,18 @@ class Nf4Kernels : public testing::TestWithParam<Backend> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Backends, Nf4Kernels,
-                         testing::Values(Backend{"reference", reference::nf4_encode, reference::nf4_decode},
-                                         Backend{"cpu", cpu::nf4_encode, cpu::nf4_decode}),
+                         testing::Values(Backend{"reference", reference::codebook4_encode,
+                                                 reference::codebook4_decode},
+                                         Backend{"cpu", cpu::codebook4_encode, cpu::codebook4_decode}),
                          [](const auto& param_info) { return param_info.param.name; });
 
 TEST(Nf4Code, HasThePublishedBits) {
-  const at::Tensor code = at::from_blob(const_cast<float*>(kNf4Code.data()), {16}, at::kFloat);
+  const at::Tensor code = at::from_blob(const_cast<float*>(kNf4Codebook.values.data()), {16}, at::kFloat);
   EXPECT_EQ(sha256_of(code), "8501941daa1b8a90ad1bbfeb632e5101b5dddbc4bb52d6e55abcfd777e60c06a");
 }
 
 TEST(Nf4Code, HasTheThresholdsOfOtherCpuBackends) {
-  EXPECT_THAT(kNf4Thresholds,
+  EXPECT_THAT(kNf4Codebook.thresholds,
               testing::ElementsAre(-0.848096371f, -0.610632896f, -0.45999527f, -0.33967942f, -0.234607399f,
                                    -0.137911737f, -0.0455250181f, 0.0397901498f, 0.120255247f, 0.203521252f,
                                    0.292013764f, 0.389312536f, 0.501663446f, 0.64278692f, 0.861478448f));
@@ -132,10 +132,10 @@ TEST_P(Nf4Kernels, EncodesBf16) {
 }
 
 TEST_P(Nf4Kernels, GivesAValueOnAThresholdTheLowerCode) {
-  for (std::size_t i = 0; i < kNf4Thresholds.size(); ++i) {
+  for (std::size_t i = 0; i < kNf4Codebook.thresholds.size(); ++i) {
     at::Tensor dense = at::ones({64}, at::kFloat);
-    dense[0] = kNf4Thresholds[i];
-    dense[1] = std::nextafter(kNf4Thresholds[i], 2.0f);
+    dense[0] = kNf4Codebook.thresholds[i];
+    dense[1] = std::nextafter(kNf4Codebook.thresholds[i], 2.0f);
     const int byte = encode(dense).codes[0].item<int>();
     EXPECT_EQ(byte >> 4, static_cast<int>(i));
     EXPECT_EQ(byte & 15, static_cast<int>(i) + 1);
@@ -147,8 +147,8 @@ TEST_P(Nf4Kernels, DecodesEachCodeToItsValueTimesTheScale) {
   for (int i = 0; i < 32; ++i) value.codes[i] = (i % 16) << 4 | (15 - i % 16);
   const at::Tensor out = decode(value, 64);
   for (int i = 0; i < 32; ++i) {
-    EXPECT_EQ(out[2 * i].item<float>(), kNf4Code[i % 16] * 3.7f);
-    EXPECT_EQ(out[2 * i + 1].item<float>(), kNf4Code[15 - i % 16] * 3.7f);
+    EXPECT_EQ(out[2 * i].item<float>(), kNf4Codebook.values[i % 16] * 3.7f);
+    EXPECT_EQ(out[2 * i + 1].item<float>(), kNf4Codebook.values[15 - i % 16] * 3.7f);
   }
 }
 
@@ -266,9 +266,9 @@ class Nf4EveryTarget : public testing::TestWithParam<std::int64_t> {
 
   void expect_equal_to_reference(const at::Tensor& dense, std::int64_t block_size) {
     force(0);
-    const Encoded expected = quant::encode(reference::nf4_encode, dense, block_size);
+    const Encoded expected = quant::encode(reference::codebook4_encode, dense, block_size);
     force(GetParam());
-    const Encoded found = quant::encode(cpu::nf4_encode, dense, block_size);
+    const Encoded found = quant::encode(cpu::codebook4_encode, dense, block_size);
     const auto what = [&] {
       return concat(dense.numel(), " elements, block ", block_size, ", ", dense.scalar_type());
     };
@@ -276,8 +276,9 @@ class Nf4EveryTarget : public testing::TestWithParam<std::int64_t> {
     ASSERT_TRUE(same_bits(found.absmax.nan_to_num(7), expected.absmax.nan_to_num(7))) << what();
     for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
       const at::Tensor plain =
-          quant::decode(reference::nf4_decode, expected, dense.numel(), block_size, dtype);
-      const at::Tensor fast = quant::decode(cpu::nf4_decode, expected, dense.numel(), block_size, dtype);
+          quant::decode(reference::codebook4_decode, expected, dense.numel(), block_size, dtype);
+      const at::Tensor fast =
+          quant::decode(cpu::codebook4_decode, expected, dense.numel(), block_size, dtype);
       ASSERT_TRUE(fast.isnan().equal(plain.isnan())) << what() << " to " << dtype;
       ASSERT_TRUE(
           same_bits(fast.nan_to_num(7, INFINITY, -INFINITY), plain.nan_to_num(7, INFINITY, -INFINITY)))
@@ -345,31 +346,32 @@ TEST_P(Nf4EveryTarget, DecodesToAnyRepresentableScaleAsTheReferenceDoes) {
       bits.view(at::kFloat)};
   for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
     force(GetParam());
-    const at::Tensor fast = quant::decode(cpu::nf4_decode, value, 4096 * 32, 32, dtype);
-    ASSERT_TRUE(same_bits(fast, quant::decode(reference::nf4_decode, value, 4096 * 32, 32, dtype))) << dtype;
+    const at::Tensor fast = quant::decode(cpu::codebook4_decode, value, 4096 * 32, 32, dtype);
+    ASSERT_TRUE(same_bits(fast, quant::decode(reference::codebook4_decode, value, 4096 * 32, 32, dtype)))
+        << dtype;
   }
 }
 
 TEST(Nf4CpuKernels, SplitWorkOverThreadsWithoutChangingABit) {
   const at::Tensor dense = normal({1000 * 1000 + 1}, 21);
-  const Encoded expected = encode(reference::nf4_encode, dense, 64);
-  const Encoded found = encode(cpu::nf4_encode, dense, 64);
+  const Encoded expected = encode(reference::codebook4_encode, dense, 64);
+  const Encoded found = encode(cpu::codebook4_encode, dense, 64);
   EXPECT_TRUE(same_bits(found.codes, expected.codes));
   EXPECT_TRUE(same_bits(found.absmax, expected.absmax));
-  EXPECT_TRUE(same_bits(decode(cpu::nf4_decode, found, dense.numel(), 64, at::kBFloat16),
-                        decode(reference::nf4_decode, found, dense.numel(), 64, at::kBFloat16)));
+  EXPECT_TRUE(same_bits(decode(cpu::codebook4_decode, found, dense.numel(), 64, at::kBFloat16),
+                        decode(reference::codebook4_decode, found, dense.numel(), 64, at::kBFloat16)));
 }
 
 TEST(Nf4CpuKernels, RefuseOtherTypes) {
-  EXPECT_THROW(encode(cpu::nf4_encode, at::zeros({64}, at::kDouble), 64), ShapeError);
+  EXPECT_THROW(encode(cpu::codebook4_encode, at::zeros({64}, at::kDouble), 64), ShapeError);
 }
 
 TEST(Nf4CudaKernels, SayThatTheyAreNotBuilt) {
   try {
-    encode(cuda::nf4_encode, at::zeros({64}, at::kFloat), 64);
+    encode(cuda::codebook4_encode, at::zeros({64}, at::kFloat), 64);
     FAIL() << "no error";
   } catch (const NotBuiltError& error) {
-    EXPECT_STREQ(error.what(), "nf4_encode: built without CUDA");
+    EXPECT_STREQ(error.what(), "codebook4_encode: built without CUDA");
   }
 }
 
