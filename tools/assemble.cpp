@@ -54,9 +54,9 @@ Assembly::Assembly(Recipe parsed, std::int64_t vocab_size, std::int32_t eos_id) 
   if (!optimizers.has(recipe.optimizer.name)) {
     recipe.node.child("optimizer").fail("name", unknown("optimizer", recipe.optimizer.name, optimizers.names()));
   }
-  method = methods.make(recipe.method_name,
-                        MethodContext{recipe.method, optimizers, recipe.model, recipe.optimizer, recipe.train.param_dtype, at::kCPU,
-                                      recipe.train.seed, recipe.train.steps});
+  rules = optimizers.make(recipe.optimizer.name, recipe.node.child("optimizer"));
+  method = methods.make(recipe.method_name, MethodContext{recipe.method, *rules, recipe.model, recipe.train.param_dtype, at::kCPU,
+                                                          recipe.train.seed, recipe.train.steps});
   recipe.node.finish();
   method->validate(recipe.model);
 }

@@ -19,6 +19,7 @@ struct Assembly {
   Recipe recipe;
   OptimizerRegistry optimizers{"optimizer"};
   MethodRegistry methods{"method"};
+  std::unique_ptr<RuleFactory> rules;
   std::unique_ptr<Method> method;
   std::unique_ptr<Llama> model;      // none before make_model()
 

@@ -1,35 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <map>
-
-#include "framework/model/optimizer.hpp"
+#include "framework/model/update_rule.hpp"
 
 namespace kumiko {
 
+// What Adam and its relatives read of the block `optimizer`: betas, eps.
+struct AdamOptions {
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-6;
+
+  static AdamOptions parse(const ConfigNode& node);
+};
+
 // AdamW (Loshchilov and Hutter 2019), moments in fp32:
 //   m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  p = p (1 - lr wd) - lr / (1-b1^t) * m / (sqrt(v) / sqrt(1-b2^t) + eps).
-class AdamW final : public Optimizer {
+class AdamW final : public UpdateRule {
  public:
-  AdamW(const OptimizerOptions& options, const std::vector<Parameter*>& parameters);
-  void step(double learning_rate) override;
-  void forget(const std::string& param_name) override;
-  void transform(const std::string& param_name, const MomentMap& map) override;
-  std::vector<at::Tensor> state_tensors(const std::string& param_name) override;
-  std::int64_t state_nbytes() const override;
+  AdamW(const AdamOptions& options, const RuleSpec& spec);
+  void apply(at::Tensor& value, at::Tensor& gradient, double lr, double weight_decay) override;
+  void forget() override;
+  void transform(const MomentMap& map) override;
+  void resize(at::IntArrayRef sizes) override;
+  std::vector<at::Tensor> state_tensors() override { return {exp_avg_, exp_avg_sq_, step_}; }
+  std::int64_t state_nbytes() const override { return nbytes_for(exp_avg_.numel()); }
   void save(StateWriter& out) const override;
   void load(const StateReader& in) override;
 
- private:
-  struct State {
-    Parameter* parameter;
-    at::Tensor exp_avg, exp_avg_sq;
-    at::Tensor step;   // [], fp32 as the fused kernel wants it; exact up to 2^24
-  };
-  State& find(const std::string& param_name);
+  static std::int64_t nbytes_for(std::int64_t numel) { return 4 * (2 * numel + 1); }
 
-  OptimizerOptions options_;
-  std::vector<State> states_;
+ private:
+  AdamOptions options_;
+  at::Tensor exp_avg_, exp_avg_sq_;
+  at::Tensor step_;   // [], fp32 as the fused kernel wants it; exact up to 2^24
+};
+
+class AdamWFactory final : public RuleFactory {
+ public:
+  explicit AdamWFactory(const ConfigNode& node) : options_(AdamOptions::parse(node)) {}
+  std::unique_ptr<UpdateRule> make_rule(const RuleSpec& spec) const override { return std::make_unique<AdamW>(options_, spec); }
+  std::int64_t rule_nbytes(const RuleSpec& spec) const override { return AdamW::nbytes_for(c10::multiply_integers(spec.sizes)); }
+
+ private:
+  AdamOptions options_;
 };
 
 }  // namespace kumiko

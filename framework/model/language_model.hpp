@@ -24,8 +24,9 @@ class LanguageModel {
   virtual ~LanguageModel() = default;
   virtual const ModelOptions& options() const noexcept = 0;
   // tokens, targets [B, T] int64. Returns the sum of token losses, [], fp64; adds the gradients of grad_scale * sum.
-  // A probe's backward pass stops at the lowest linear that is probing.
-  virtual at::Tensor forward_backward(const at::Tensor& tokens, const at::Tensor& targets, double grad_scale, BackwardMode mode) = 0;
+  // A probe's backward pass stops at the lowest linear that is probing. `sink` follows the gradients of an update; null: nobody.
+  virtual at::Tensor forward_backward(const at::Tensor& tokens, const at::Tensor& targets, double grad_scale, BackwardMode mode,
+                                      GradSink* sink = nullptr) = 0;
   virtual at::Tensor loss_sum(const at::Tensor& tokens, const at::Tensor& targets) const = 0;
   virtual at::Tensor logits(const at::Tensor& tokens) const = 0;                       // [B, T, V], fp32
   virtual at::Tensor next_logits(const at::Tensor& tokens, KvCache& cache) const = 0;  // appends [B, T]; logits of the last, [B, V], fp32

@@ -58,10 +58,12 @@ BlockContext Llama::make_context(const at::Tensor& tokens, std::int64_t first_po
   return context;
 }
 
-at::Tensor Llama::forward_backward(const at::Tensor& tokens, const at::Tensor& targets, double grad_scale, BackwardMode mode) {
-  const BlockContext context = make_context(tokens, 0);
+at::Tensor Llama::forward_backward(const at::Tensor& tokens, const at::Tensor& targets, double grad_scale, BackwardMode mode,
+                                   GradSink* sink) {
+  BlockContext context = make_context(tokens, 0);
   const at::Tensor flat_tokens = tokens.reshape({-1});
   const bool update = mode == BackwardMode::update;
+  context.grads = {update ? sink : nullptr};
   std::size_t lowest = 0;   // first block that the backward pass enters
   if (!update) {
     while (lowest < blocks_.size() && !blocks_[lowest].probing()) ++lowest;
@@ -73,13 +75,21 @@ at::Tensor Llama::forward_backward(const at::Tensor& tokens, const at::Tensor& t
   }
   RmsNormOutput norm = rms_norm(x, norm_.value, options_.norm_eps);
   if (!update && lowest == blocks_.size()) return head_loss(norm.y, head(), targets.reshape({-1})).loss_sum;
+  context.grads.open(head());
   HeadLoss loss = head_loss_with_grad(norm.y, head(), targets.reshape({-1}), grad_scale, update);
+  if (!options_.tie_embeddings) context.grads.close(head());
   norm.y.reset();
+  context.grads.open(norm_);
   at::Tensor dx = rms_norm_backward(loss.dhidden, x, norm.rstd, norm_, update);
+  context.grads.close(norm_);
   loss.dhidden.reset();
   x.reset();
   for (std::size_t i = blocks_.size(); i-- > lowest;) dx = blocks_[i].backward(dx, context, std::move(saved[i]), mode);
-  if (update) embed_backward(dx, flat_tokens, embedding_);
+  if (update) {
+    if (!options_.tie_embeddings) context.grads.open(embedding_);
+    embed_backward(dx, flat_tokens, embedding_);
+    context.grads.close(embedding_);
+  }
   return loss.loss_sum;
 }
 

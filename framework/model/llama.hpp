@@ -25,7 +25,8 @@ class Llama final : public LanguageModel {
   Llama(const ModelOptions& options, const ComputeOptions& compute, LinearFactory& factory);
 
   const ModelOptions& options() const noexcept override { return options_; }
-  at::Tensor forward_backward(const at::Tensor& tokens, const at::Tensor& targets, double grad_scale, BackwardMode mode) override;
+  at::Tensor forward_backward(const at::Tensor& tokens, const at::Tensor& targets, double grad_scale, BackwardMode mode,
+                              GradSink* sink = nullptr) override;
   at::Tensor loss_sum(const at::Tensor& tokens, const at::Tensor& targets) const override;
   at::Tensor logits(const at::Tensor& tokens) const override;
   at::Tensor next_logits(const at::Tensor& tokens, KvCache& cache) const override;

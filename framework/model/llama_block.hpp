@@ -18,6 +18,21 @@ namespace kumiko {
 // the MLP half; the whole block.
 enum class Recompute { none, norm_swiglu, attention, mlp, block };
 
+// The sink of a pass, or nobody.
+class GradWatch {
+ public:
+  GradWatch(GradSink* sink = nullptr) : sink_(sink) {}
+  void open(Parameter& parameter) const {
+    if (sink_ != nullptr) sink_->open(parameter);
+  }
+  void close(Parameter& parameter) const {
+    if (sink_ != nullptr) sink_->close(parameter);
+  }
+
+ private:
+  GradSink* sink_;
+};
+
 // What all blocks share in one pass. B sequences of T tokens; rows of activations are N = B T.
 struct BlockContext {
   std::int64_t batch = 0;
@@ -25,6 +40,7 @@ struct BlockContext {
   std::int64_t first_position = 0;
   const RopeTable* rope = nullptr;
   at::Tensor mask;   // additive, or undefined for plain causal
+  GradWatch grads;
 };
 
 // Activations kept for the backward pass; what is undefined is computed again. Rows N, features as named.
@@ -64,13 +80,17 @@ class LlamaBlock {
   Qkv project_qkv(const at::Tensor& h1, const BlockContext& context) const;
   at::Tensor attention_half(const at::Tensor& x, const BlockContext& context, BlockSaved* saved) const;   // returns x2
   at::Tensor mlp_half(const at::Tensor& x2, BlockSaved* saved) const;
-  at::Tensor mlp_backward(const at::Tensor& dy, BlockSaved& saved, BackwardMode mode);
+  at::Tensor mlp_backward(const at::Tensor& dy, const BlockContext& context, BlockSaved& saved, BackwardMode mode);
   at::Tensor attention_backward_half(const at::Tensor& dx2, const BlockContext& context, BlockSaved& saved, BackwardMode mode);
 
   std::int64_t heads_, groups_, head_dim_;
   double norm_eps_;
   Parameter norm1_, norm2_;
-  std::unique_ptr<Linear> q_proj_, k_proj_, v_proj_, o_proj_, gate_proj_, up_proj_, down_proj_;
+  enum Index : std::size_t { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj };
+  Linear& linear(Index index) { return *linears_[index]; }
+  const Linear& linear(Index index) const { return *linears_[index]; }
+
+  std::vector<std::unique_ptr<Linear>> linears_;   // by Index
 };
 
 }  // namespace kumiko

@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "framework/core/registry.hpp"
 #include "framework/core/state.hpp"
 #include "framework/model/parameter.hpp"
+#include "framework/model/update_rule.hpp"
 
 namespace kumiko {
-
-class ConfigNode;
 
 // Multipliers of the learning rate by role (recipe: optimizer.lr_scale). `matrices` also holds for factors.
 struct LrScale {
@@ -24,35 +22,41 @@ struct LrScale {
   double of(ParamRole role) const noexcept;
 };
 
+// What every optimizer has; the rest of the block `optimizer` is read by the rule of that name.
 struct OptimizerOptions {
   std::string name = "adamw";
   double lr = 1e-3;
   LrScale lr_scale;
-  double beta1 = 0.9;
-  double beta2 = 0.999;
-  double eps = 1e-6;
   double weight_decay = 0.0;   // decoupled; matrices and factors only
 
   static OptimizerOptions parse(const ConfigNode& node);   // the recipe's block `optimizer`
 };
 
-// Carries a moment into a new basis: power 1 for first moments (R m), 2 for second moments ((R o R) v).
-using MomentMap = std::function<at::Tensor(const at::Tensor& moment, int power)>;
-
-// Changes parameters in place from their gradients. State is named by parameter.
+// Moves parameters, each by a rule of its own. State is named by parameter.
 class Optimizer {
  public:
-  virtual ~Optimizer() = default;
-  virtual void step(double learning_rate) = 0;
-  virtual void forget(const std::string& param_name) = 0;                            // moments and step count
-  virtual void transform(const std::string& param_name, const MomentMap& map) = 0;   // moments into a new basis
-  virtual std::vector<at::Tensor> state_tensors(const std::string& param_name) = 0;  // live, for a broadcast
-  virtual std::int64_t state_nbytes() const = 0;
-  virtual void save(StateWriter& out) const = 0;
-  virtual void load(const StateReader& in) = 0;
-};
+  // The parameters and the factory are borrowed.
+  Optimizer(const OptimizerOptions& options, const std::vector<Parameter*>& parameters, const RuleFactory& rules, at::Device device = at::kCPU);
 
-using OptimizerRegistry = Registry<Optimizer, const OptimizerOptions&, const std::vector<Parameter*>&>;
-void register_builtin_optimizers(OptimizerRegistry& registry);
+  void step(double learning_rate);                             // all parameters, in their order
+  void update(Parameter& parameter, double learning_rate);     // one, from its gradient
+  void forget(const std::string& param_name) { find(param_name).forget(); }
+  void transform(const std::string& param_name, const MomentMap& map) { find(param_name).transform(map); }
+  std::vector<at::Tensor> state_tensors(const std::string& param_name) { return find(param_name).state_tensors(); }
+  std::int64_t state_nbytes() const;
+  void save(StateWriter& out) const;
+  void load(const StateReader& in);   // rules take the sizes that the parameters have by now
+
+ private:
+  struct Entry {
+    Parameter* parameter;
+    std::unique_ptr<UpdateRule> rule;
+  };
+  UpdateRule& find(const std::string& param_name);
+
+  OptimizerOptions options_;
+  std::vector<Entry> entries_;
+  std::map<std::string, std::size_t> index_;
+};
 
 }  // namespace kumiko

@@ -13,15 +13,14 @@ std::int64_t padded(std::int64_t count) { return (count + kAlignment - 1) / kAli
 
 }  // namespace
 
-GradBuffer::GradBuffer(const std::vector<Parameter*>& parameters) : parameters_(parameters) {
+GradBuffer::GradBuffer(const std::vector<Parameter*>& parameters, at::Device device) : parameters_(parameters) {
   std::int64_t total = 0;
-  for (const Parameter* p : parameters_) total += padded(p->value.numel());
-  const auto device = parameters_.empty() ? at::Device(at::kCPU) : parameters_.front()->value.device();
+  for (const Parameter* p : parameters_) total += padded(p->grad_numel());
   flat_ = at::zeros({total}, at::TensorOptions().dtype(at::kFloat).device(device));
   std::int64_t offset = 0;
   for (Parameter* p : parameters_) {
-    p->grad = flat_.narrow(0, offset, p->value.numel()).view(p->value.sizes());
-    offset += padded(p->value.numel());
+    p->grad = flat_.narrow(0, offset, p->grad_numel()).view(p->grad_sizes());
+    offset += padded(p->grad_numel());
   }
 }
 

@@ -41,10 +41,17 @@ MemoryPlan plan_memory(const ModelOptions& model, const Method& method, const Tr
   method.plan(model, plan);
   const std::int64_t element = static_cast<std::int64_t>(c10::elementSize(train.compute_dtype()));
   const std::int64_t param = static_cast<std::int64_t>(c10::elementSize(train.param_dtype));
-  const std::int64_t dense = model.total_parameters() - model.linear_parameters();
-  plan.weights += dense * param;
-  plan.moments += 8 * dense;
-  plan.gradients += 4 * dense;
+  const auto add_dense = [&](const char* name, ParamRole role, std::vector<std::int64_t> sizes, std::int64_t count) {
+    const std::int64_t numel = c10::multiply_integers(sizes);
+    plan.weights += count * numel * param;
+    plan.moments += count * method.rule_nbytes({name, role, std::move(sizes), at::kCPU});
+    for (std::int64_t i = 0; i < count; ++i) plan.add_gradient(4 * numel);
+  };
+  add_dense("model.embed_tokens.weight", ParamRole::embedding, {model.vocab_size, model.hidden_size}, 1);
+  if (!model.tie_embeddings) add_dense("lm_head.weight", ParamRole::head, {model.vocab_size, model.hidden_size}, 1);
+  add_dense("model.norm.weight", ParamRole::norm, {model.hidden_size}, 2 * model.n_layers + 1);
+
+  if (train.per_layer_updates && micro_batch == train.global_batch_size) plan.gradients = plan.largest_gradient;
 
   const std::int64_t rows = micro_batch * sequence_length;
   const std::int64_t kept = rows * model.n_layers * saved_bytes_per_row(model, train.recompute, element);

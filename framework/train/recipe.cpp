@@ -37,6 +37,10 @@ void Recipe::validate(int ranks) const {
     block.fail("micro_batch_size", concat(*train.micro_batch_size, " does not divide the ", share, " sequences of each of ", ranks,
                                           " ranks"));
   }
+  if (train.per_layer_updates && train.deterministic && train.micro_batch_size && share > *train.micro_batch_size) {
+    block.fail("per_layer_updates", concat("cannot go with train.deterministic and ", share / *train.micro_batch_size,
+                                           " micro-batches: the tree that sums them ends after the backward pass; set train.micro_batch_size to ", share));
+  }
   if (train.deterministic && (ranks & (ranks - 1)) != 0) {
     block.fail("deterministic", concat("sums are independent of the number of ranks only for powers of two, not ", ranks));
   }

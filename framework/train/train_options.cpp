@@ -4,6 +4,7 @@
 #include <array>
 
 #include "framework/core/config.hpp"
+#include "framework/core/error.hpp"
 
 namespace kumiko {
 namespace {
@@ -30,6 +31,14 @@ TrainOptions TrainOptions::parse(const ConfigNode& node) {
   options.param_dtype = node.choice("param_dtype", options.param_dtype, kParamDtypes);
   options.grad_clip = node.real("grad_clip", 0.0, {0.0, 1e9});
   options.recompute = node.choice("recompute", options.recompute, kRecompute);
+  options.per_layer_updates = node.boolean("per_layer_updates", false);
+  if (options.per_layer_updates && options.grad_clip > 0.0) {
+    node.fail("per_layer_updates", concat("cannot go with train.grad_clip ", options.grad_clip,
+                                          ": the norm over all gradients is known only after the first layers have moved; set one of them to its default"));
+  }
+  if (options.per_layer_updates && options.precision == Precision::fp16) {
+    node.fail("per_layer_updates", "cannot go with train.precision fp16: a step whose loss scale overflows could not be taken back; use bf16 or fp32");
+  }
   options.seed = static_cast<std::uint64_t>(node.integer("seed", 42, {0, std::numeric_limits<std::int64_t>::max()}));
   options.deterministic = node.boolean("deterministic", false);
   constexpr std::array<std::string_view, 2> kDevices = {"auto", "cpu"};

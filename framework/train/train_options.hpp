@@ -24,6 +24,7 @@ struct TrainOptions {
   at::ScalarType param_dtype = at::kFloat;           // stored dense parameters: fp32 or bf16
   double grad_clip = 0.0;                            // L2 norm over all gradients; 0: off
   Recompute recompute = Recompute::none;
+  bool per_layer_updates = false;                    // parameters move inside the backward pass, gradients are given back at once
   std::uint64_t seed = 42;
   bool deterministic = false;
   std::string device = "auto";

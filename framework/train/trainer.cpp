@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "framework/train/trainer.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include <ATen/ATen.h>
 
 #include "framework/core/error.hpp"
+#include "framework/train/layer_updates.hpp"
 
 namespace kumiko {
 
 Trainer::Trainer(const TrainOptions& options, Parts parts)
-    : options_(options), parts_(parts), grads_(parts.model.parameters()), scaler_(options.precision == Precision::fp16) {}
+    : options_(options), parts_(parts), scaler_(options.precision == Precision::fp16) {}
 
 void Trainer::for_each_micro_batch(std::span<const data::Batch> batches, std::vector<at::Tensor>& sums, const Body& body) const {
   if (!options_.deterministic || batches.size() == 1) {
@@ -54,29 +56,54 @@ void Trainer::probe(const StepPlan& plan, std::span<const data::Batch> batches, 
   }
 }
 
+GradBuffer& Trainer::bound_gradients() {
+  if (!grads_) grads_.emplace(parts_.model.parameters());
+  gradient_bytes_ = std::max(gradient_bytes_, grads_->nbytes());
+  return *grads_;
+}
+
 void Trainer::update(std::span<const data::Batch> batches, StepReport& report) {
-  grads_.zero();
+  GradBuffer& grads = bound_gradients();
+  grads.zero();
   const double scale = scaler_.scale() / static_cast<double>(report.target_tokens);
   const at::Tensor loss = at::zeros({}, at::kDouble);
-  std::vector<at::Tensor> sums = {grads_.flat(), loss};
+  std::vector<at::Tensor> sums = {grads.flat(), loss};
   for_each_micro_batch(batches, sums, [&](const data::Batch& batch) {
     loss.add_(parts_.model.forward_backward(batch.tokens, batch.targets, scale, BackwardMode::update).to(at::kCPU));
   });
   reduce(sums);
   report.loss = loss.item<double>() / static_cast<double>(report.target_tokens);
-  if (scaler_.enabled()) grads_.flat().div_(scaler_.scale());
-  at::Tensor norm = at::tensor({grads_.norm()}, at::kDouble);
+  if (scaler_.enabled()) grads.flat().div_(scaler_.scale());
+  at::Tensor norm = at::tensor({grads.norm()}, at::kDouble);
   // One figure for all ranks: a norm's last bit may differ between machines, and the clipped update with it.
   if (parts_.comm.size() > 1) parts_.comm.broadcast(norm, 0)->wait();
   report.grad_norm = norm.item<double>();
   const bool finite = std::isfinite(report.loss) && std::isfinite(report.grad_norm);
-  guard(report, finite);
+  guard(report, finite, finite ? "" : grads.first_non_finite());
   if (!finite) return;
-  if (options_.grad_clip > 0.0 && report.grad_norm > options_.grad_clip) grads_.flat().mul_(options_.grad_clip / report.grad_norm);
+  if (options_.grad_clip > 0.0 && report.grad_norm > options_.grad_clip) grads.flat().mul_(options_.grad_clip / report.grad_norm);
   parts_.optimizer.step(report.lr);
 }
 
-void Trainer::guard(StepReport& report, bool finite) {
+void Trainer::update_by_layer(std::span<const data::Batch> batches, StepReport& report) {
+  const bool once = batches.size() == 1;
+  if (!once) bound_gradients().zero();
+  const dist::Wire wire = options_.deterministic ? dist::Wire::fp32 : parts_.wire;
+  LayerUpdates updates(parts_.optimizer, parts_.comm, wire, report.lr, once);
+  const double scale = 1.0 / static_cast<double>(report.target_tokens);
+  std::vector<at::Tensor> loss = {at::zeros({}, at::kDouble)};
+  for (const auto& batch : batches) {
+    GradSink* sink = &batch == &batches.back() ? &updates : nullptr;
+    loss[0].add_(parts_.model.forward_backward(batch.tokens, batch.targets, scale, BackwardMode::update, sink).to(at::kCPU));
+  }
+  reduce(loss);
+  gradient_bytes_ = std::max(gradient_bytes_, updates.peak_nbytes());
+  report.loss = loss[0].item<double>() / static_cast<double>(report.target_tokens);
+  report.grad_norm = updates.norm();
+  guard(report, std::isfinite(report.loss) && updates.first_non_finite().empty(), updates.first_non_finite());
+}
+
+void Trainer::guard(StepReport& report, bool finite, const std::string& where) {
   const bool explained = scaler_.update(finite);
   if (finite) {
     non_finite_steps_ = 0;
@@ -86,7 +113,6 @@ void Trainer::guard(StepReport& report, bool finite) {
   if (explained) return;
   ++non_finite_steps_;
   if (non_finite_steps_ < options_.max_non_finite_steps) return;
-  const std::string where = grads_.first_non_finite();
   throw DivergedError(concat("diverged: ", non_finite_steps_, " steps in a row with a non-finite ",
                              std::isfinite(report.loss) ? "gradient" : "loss", " (step ", report.step, ", loss ", report.loss,
                              ", gradient norm ", report.grad_norm, where.empty() ? "" : ", first in " + where,
@@ -106,9 +132,14 @@ StepReport Trainer::step() {
   report.target_tokens = std::max<std::int64_t>(targets.item<std::int64_t>(), 1);
 
   report.probe = plan.probe_passes > 0;
-  if (report.probe) probe(plan, batches, report);
-  if (plan.update) update(batches, report);
-  report.method = parts_.method.end_step(step_, parts_.optimizer, parts_.comm);
+  if (report.probe) {
+    probe(plan, batches, report);
+    parts_.method.end_probe(step_, parts_.optimizer, parts_.comm, report.method);
+    if (report.method.resized) grads_.reset();
+  }
+  if (plan.update && options_.per_layer_updates) update_by_layer(batches, report);
+  if (plan.update && !options_.per_layer_updates) update(batches, report);
+  parts_.method.end_step(step_, parts_.optimizer, parts_.comm, report.method);
   if (!plan.update) guard(report, std::isfinite(report.loss) && !report.method.skipped);
 
   ++step_;
@@ -135,6 +166,7 @@ void Trainer::save(StateWriter& out) const {
 }
 
 void Trainer::load(const StateReader& in) {
+  grads_.reset();   // parameters may take other sizes
   step_ = in.integer("trainer/step");
   tokens_ = in.integer("trainer/tokens");
   non_finite_steps_ = in.integer("trainer/non_finite_steps");

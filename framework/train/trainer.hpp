@@ -3,7 +3,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "data/batch.hpp"
@@ -47,7 +49,7 @@ class Trainer {
   StepReport step();
   std::int64_t next_step() const noexcept { return step_; }
   std::int64_t tokens_seen() const noexcept { return tokens_; }
-  std::int64_t gradient_nbytes() const { return grads_.nbytes(); }
+  std::int64_t gradient_nbytes() const noexcept { return gradient_bytes_; }   // peak so far
 
   void save(StateWriter& out) const;   // model, method, optimizer, schedule, data position, counters
   void load(const StateReader& in);
@@ -60,11 +62,14 @@ class Trainer {
   void reduce(std::vector<at::Tensor>& sums);
   void probe(const StepPlan& plan, std::span<const data::Batch> batches, StepReport& report);
   void update(std::span<const data::Batch> batches, StepReport& report);
-  void guard(StepReport& report, bool finite);
+  void update_by_layer(std::span<const data::Batch> batches, StepReport& report);
+  void guard(StepReport& report, bool finite, const std::string& where = "");
+  GradBuffer& bound_gradients();   // made where there are none
 
   TrainOptions options_;
   Parts parts_;
-  GradBuffer grads_;
+  std::optional<GradBuffer> grads_;   // none before the first update, and with updates by layer of a step's only micro-batch
+  std::int64_t gradient_bytes_ = 0;
   LossScaler scaler_;
   std::int64_t step_ = 0;
   std::int64_t tokens_ = 0;

@@ -8,7 +8,6 @@
 
 #include "framework/core/error.hpp"
 #include "framework/core/rng.hpp"
-#include "framework/model/dense_linear.hpp"
 
 namespace kumiko::lowrank {
 namespace {
@@ -30,107 +29,62 @@ double mean_over_layers(const std::vector<double>& values, dist::Communicator& c
   return sum / static_cast<double>(values.size());
 }
 
-quant::QuantFormat parse_format(const ConfigNode& node, std::string_view key, bool quantized, std::int64_t block_size, bool double_quant) {
-  quant::QuantFormat format{quant::CodecKind::none, block_size, double_quant};
-  const std::string word = node.text(key, quantized ? "nf4" : "none");
-  try {
-    format.codec = quant::parse_codec(word);
-    quant::validate(format);
-  } catch (const UsageError& error) {
-    node.fail(key, error.what());
-  }
-  return format;
-}
-
 }  // namespace
 
 LoqtOptions LoqtOptions::parse(const ConfigNode& node, bool quantized, std::int64_t hidden_size, std::int64_t total_steps) {
-  const std::int64_t rank = node.integer_or_auto("rank", {1, 1 << 20}).value_or(std::max<std::int64_t>(1, hidden_size / 4));
-  node.resolve("rank", concat(rank));
+  const std::int64_t rank = parse_rank(node, hidden_size);
   const double scale = node.real("scale", 0.5, {1e-6, 1e6});
-  bool attention = false;
-  bool mlp = false;
-  for (const auto& target : node.texts("targets", {"attention", "mlp"})) {
-    if (target == "attention") {
-      attention = true;
-    } else if (target == "mlp") {
-      mlp = true;
-    } else {
-      node.fail("targets", concat("unknown target '", target, "'; known: attention, mlp"));
-    }
-  }
-  const ConfigNode quantization = node.child("quantization");
-  const std::int64_t block_size = quantization.integer("block_size", 64, {32, 4096});
-  const bool double_quant = quantization.boolean("double_quant", true);
-  const auto weights = parse_format(quantization, "weights", quantized, block_size, double_quant);
-  const auto basis_format = parse_format(quantization, "basis", quantized, block_size, double_quant);
+  const auto targets = Targets::parse(node);
+  const std::string_view codec = quantized ? "nf4" : "none";
+  const auto storage = StorageOptions::parse(node, {.weights = codec, .basis = codec});
   const auto basis = BasisOptions::parse(node.child("basis"));
-  const int iterations = static_cast<int>(node.integer("compensation_iterations", weights.codec == quant::CodecKind::none ? 0 : 5, {0, 1000}));
+  const int iterations = static_cast<int>(node.integer("compensation_iterations", storage.quantized() ? 5 : 0, {0, 1000}));
   constexpr std::array<std::pair<std::string_view, at::ScalarType>, 2> kDtypes = {{{"fp32", at::kFloat}, {"bf16", at::kBFloat16}}};
   constexpr std::array<std::pair<std::string_view, Moments>, 3> kMoments = {
       {{"keep", Moments::keep}, {"reset", Moments::reset}, {"rotate", Moments::rotate}}};
   const auto factor_dtype = node.choice("factor", at::kFloat, kDtypes);
   const auto moments = node.choice("moments", Moments::rotate, kMoments);
-  return {rank, scale, attention, mlp, weights, basis_format, basis, iterations, factor_dtype,
+  return {rank, scale, targets, storage, basis, iterations, factor_dtype,
           MergeSchedule::parse(node.child("schedule"), total_steps), moments};
 }
 
 LoqtMethod::LoqtMethod(const MethodContext& context, bool quantized)
-    : name_(quantized ? "loqt" : "loqt_nq"), options_(LoqtOptions::parse(context.options, quantized, context.model.hidden_size, context.total_steps)),
-      optimizer_options_(context.optimizer), optimizers_(context.optimizers), param_dtype_(context.param_dtype),
-      device_(context.device), seed_(context.seed) {}
-
-bool LoqtMethod::targets(const LinearSpec& spec) const {
-  return spec.kind == LinearKind::attention ? options_.attention : options_.mlp;
-}
+    : BasicMethod(context), name_(quantized ? "loqt" : "loqt_nq"),
+      options_(LoqtOptions::parse(context.options, quantized, context.model.hidden_size, context.total_steps)) {}
 
 std::unique_ptr<Linear> LoqtMethod::make_linear(const LinearSpec& spec, at::Tensor initial) {
-  if (!targets(spec)) return std::make_unique<DenseLinear>(spec, initial, param_dtype_, device_);
+  if (!options_.targets.has(spec)) return make_dense(spec, initial);
   auto linear = std::make_unique<LoqtLinear>(
       spec, initial,
-      LoqtLinearOptions{options_.rank, options_.scale, options_.compensation_iterations, options_.weights, options_.basis_format,
+      LoqtLinearOptions{options_.rank, options_.scale, options_.compensation_iterations, options_.storage.weights, options_.storage.basis,
                         options_.factor_dtype, param_dtype_, device_});
   layers_.push_back(linear.get());
   return linear;
 }
 
-std::unique_ptr<Optimizer> LoqtMethod::make_optimizer(const std::vector<Parameter*>& parameters) {
-  return optimizers_.make(optimizer_options_.name, optimizer_options_, parameters);
-}
-
-void LoqtMethod::validate(const ModelOptions& model) const {
-  const std::int64_t rank = options_.rank;
-  for (const auto& spec : model.linear_specs()) {
-    const std::int64_t most = std::min(spec.in_features, spec.out_features);
-    KUMIKO_EXPECTS(!targets(spec) || rank <= most, UsageError, "method.rank ", rank, " is larger than layer ", spec.name, " [",
-                   spec.out_features, ", ", spec.in_features, "]; use at most ", most);
-  }
-}
+void LoqtMethod::validate(const ModelOptions& model) const { check_rank(options_.rank, options_.targets, model.linear_specs()); }
 
 void LoqtMethod::plan(const ModelOptions& model, MemoryPlan& plan) const {
   const std::int64_t rank = options_.rank;
-  const std::int64_t param_bytes = at::elementSize(param_dtype_);
   std::int64_t group = 0;
   for (const auto& spec : model.linear_specs()) {
     const std::int64_t numel = spec.in_features * spec.out_features;
-    if (!targets(spec)) {
-      plan.weights += numel * param_bytes;
-      plan.moments += 8 * numel;
-      plan.gradients += 4 * numel;
+    if (!options_.targets.has(spec)) {
+      plan_dense(spec, plan);
       continue;
     }
     const Side side = default_side(spec.in_features, spec.out_features);
     const std::int64_t factor = rank * std::max(spec.in_features, spec.out_features);
     const std::int64_t basis = rank * Projector::basis_rows(side, spec.in_features, spec.out_features);
-    const auto& codec = quant::codec_of(options_.weights.codec);
-    const std::int64_t stored = quant::QuantizedTensor::nbytes_for(numel, options_.weights, param_dtype_);
+    const auto& codec = quant::codec_of(options_.storage.weights.codec);
+    const std::int64_t stored = quant::QuantizedTensor::nbytes_for(numel, options_.storage.weights, param_dtype_);
     const std::int64_t codes = codec.bits > 0 ? codec.code_bytes(numel) : stored;
     plan.weights += codes;
     plan.scales += stored - codes;
-    plan.basis += quant::QuantizedTensor::nbytes_for(basis, options_.basis_format, at::kFloat);
+    plan.basis += quant::QuantizedTensor::nbytes_for(basis, options_.storage.basis, at::kFloat);
     plan.factor += factor * static_cast<std::int64_t>(at::elementSize(options_.factor_dtype));
-    plan.moments += 8 * factor;
-    plan.gradients += 4 * factor;
+    plan.moments += moments_nbytes(spec, ParamRole::factor, Projector::factor_sizes(side, rank, spec.in_features, spec.out_features));
+    plan.add_gradient(4 * factor);
     const std::int64_t sketch = BasisSketch::nbytes_for(spec.in_features, spec.out_features, side, rank, options_.basis);
     group = group > 0 && group + sketch > options_.basis.group_memory_bytes ? sketch : group + sketch;
     plan.sketches = std::max(plan.sketches, group);
@@ -208,7 +162,7 @@ void LoqtMethod::end_pass(int pass, dist::Communicator& comm) {
       if (!owns(i, comm)) continue;
       FittedBasis fitted = sketch.finish();
       energy_[i] = fitted.captured_energy;
-      fitted_[i].emplace(layers_[i]->side(), fitted.basis, options_.basis_format);
+      fitted_[i].emplace(layers_[i]->side(), fitted.basis, options_.storage.basis);
       sketches_[i - group.first] = nullptr;
       continue;
     }
@@ -234,7 +188,7 @@ void LoqtMethod::merge_layer(std::size_t index, Optimizer& optimizer, dist::Comm
     if (!fitted_[index]) {   // random: no pass fitted it
       BasisSketch sketch(layer.spec().in_features, layer.spec().out_features, layer.side(), layer.options().rank, options_.basis, {},
                                sketch_seed(layer), device_);
-      fitted_[index].emplace(layer.side(), sketch.finish().basis, options_.basis_format);
+      fitted_[index].emplace(layer.side(), sketch.finish().basis, options_.storage.basis);
     }
     const at::Tensor old = layer.has_projector() ? layer.projector().basis(at::kFloat) : at::Tensor();
     error_[index] = layer.merge(std::move(*fitted_[index]));
@@ -255,13 +209,11 @@ void LoqtMethod::merge_layer(std::size_t index, Optimizer& optimizer, dist::Comm
   for (auto& tensor : optimizer.state_tensors(factor)) broadcast(comm, tensor, owner);
 }
 
-MethodReport LoqtMethod::end_step(std::int64_t step, Optimizer& optimizer, dist::Communicator& comm) {
-  if (groups_.empty()) return {};
+void LoqtMethod::end_probe(std::int64_t step, Optimizer& optimizer, dist::Communicator& comm, MethodReport& report) {
   groups_.clear();
-  MethodReport report;
   if (!finite_) {
     report.skipped = true;
-    return report;
+    return;
   }
   const bool trained = step > 0;
   for (std::size_t i = 0; i < layers_.size(); ++i) merge_layer(i, optimizer, comm);
@@ -270,7 +222,6 @@ MethodReport LoqtMethod::end_step(std::int64_t step, Optimizer& optimizer, dist:
   report.weight_error = mean_over_layers(error_, comm);
   ++probes_;
   if (trained) ++merges_;
-  return report;
 }
 
 void LoqtMethod::save(StateWriter& out) const {

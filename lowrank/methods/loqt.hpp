@@ -4,7 +4,7 @@
 #include <memory>
 #include <vector>
 
-#include "framework/model/method.hpp"
+#include "lowrank/methods/basic_method.hpp"
 #include "lowrank/basis_sketch.hpp"
 #include "lowrank/loqt_linear.hpp"
 #include "lowrank/merge_schedule.hpp"
@@ -16,8 +16,8 @@ enum class Moments { keep, reset, rotate };
 struct LoqtOptions {
   std::int64_t rank = 0;                   // auto: a quarter of the model's hidden size
   double scale = 0.5;
-  bool attention = true, mlp = true;       // targets
-  quant::QuantFormat weights, basis_format;
+  Targets targets;
+  StorageOptions storage;
   BasisOptions basis;
   int compensation_iterations = 5;
   at::ScalarType factor_dtype = at::kFloat;
@@ -31,20 +31,19 @@ struct LoqtOptions {
 // LoQT: quantized weights, a factor trained against a basis of the gradient, merged on a schedule. A merge is a probe step:
 // passes over the step's micro-batches collect a sketch of the gradient of each layer (layers in groups that fit
 // basis.group_memory), the bases are fitted, each by one rank, and then the layers are merged one after another.
-class LoqtMethod final : public Method {
+class LoqtMethod final : public BasicMethod {
  public:
   LoqtMethod(const MethodContext& context, bool quantized);
 
   std::string_view name() const noexcept override { return name_; }
   std::unique_ptr<Linear> make_linear(const LinearSpec& spec, at::Tensor initial) override;
-  std::unique_ptr<Optimizer> make_optimizer(const std::vector<Parameter*>& parameters) override;
   void validate(const ModelOptions& model) const override;
   void plan(const ModelOptions& model, MemoryPlan& plan) const override;
   StepPlan begin_step(std::int64_t step) override;
   void begin_pass(int pass) override;
   std::vector<at::Tensor> accumulators() override;
   void end_pass(int pass, dist::Communicator& comm) override;
-  MethodReport end_step(std::int64_t step, Optimizer& optimizer, dist::Communicator& comm) override;
+  void end_probe(std::int64_t step, Optimizer& optimizer, dist::Communicator& comm, MethodReport& report) override;
   std::int64_t merges() const noexcept override { return merges_; }
   void save(StateWriter& out) const override;
   void load(const StateReader& in) override;
@@ -53,18 +52,12 @@ class LoqtMethod final : public Method {
   struct Group {
     std::size_t first, last;   // layers [first, last)
   };
-  bool targets(const LinearSpec& spec) const;
   std::vector<Group> make_groups() const;
   std::uint64_t sketch_seed(const LoqtLinear& layer) const;
   void merge_layer(std::size_t index, Optimizer& optimizer, dist::Communicator& comm);
 
   std::string name_;
   LoqtOptions options_;
-  OptimizerOptions optimizer_options_;
-  const OptimizerRegistry& optimizers_;
-  at::ScalarType param_dtype_;
-  at::Device device_;
-  std::uint64_t seed_;
   std::vector<LoqtLinear*> layers_;      // owned by the model
   std::int64_t probes_ = 0;              // probe steps taken: names the random test matrices
   std::int64_t merges_ = 0;

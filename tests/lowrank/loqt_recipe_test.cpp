@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "framework/model/adamw.hpp"
 #include "lowrank/methods/loqt.hpp"
 #include "tests/lowrank/loqt_test_support.hpp"
 
@@ -30,15 +31,15 @@ TEST(LoqtRecipe, HasTheDefaultsOfThePaper) {
   const LoqtOptions options = parsed("{}");
   EXPECT_EQ(options.rank, 128);  // a quarter of the hidden size
   EXPECT_EQ(options.scale, 0.5);
-  EXPECT_TRUE(options.attention && options.mlp);
-  EXPECT_EQ(options.weights, (quant::QuantFormat{quant::CodecKind::nf4, 64, true}));
-  EXPECT_EQ(options.basis_format, options.weights);
+  EXPECT_TRUE(options.targets.attention && options.targets.mlp);
+  EXPECT_EQ(options.storage.weights, (quant::QuantFormat{quant::CodecKind::nf4, 64, true}));
+  EXPECT_EQ(options.storage.basis, options.storage.weights);
   EXPECT_EQ(options.compensation_iterations, 5);
   EXPECT_EQ(options.factor_dtype, at::kFloat);
   EXPECT_EQ(options.moments, Moments::rotate);
   const LoqtOptions dense = parsed("{}", false);
-  EXPECT_EQ(dense.weights.codec, quant::CodecKind::none);
-  EXPECT_EQ(dense.basis_format.codec, quant::CodecKind::none);
+  EXPECT_EQ(dense.storage.weights.codec, quant::CodecKind::none);
+  EXPECT_EQ(dense.storage.basis.codec, quant::CodecKind::none);
   EXPECT_EQ(dense.compensation_iterations, 0);
 }
 
@@ -50,10 +51,10 @@ TEST(LoqtRecipe, ReadsEveryKey) {
       "static, tau: 300}}");
   EXPECT_EQ(options.rank, 16);
   EXPECT_EQ(options.scale, 0.25);
-  EXPECT_FALSE(options.attention);
-  EXPECT_TRUE(options.mlp);
-  EXPECT_EQ(options.weights, (quant::QuantFormat{quant::CodecKind::nf4, 128, false}));
-  EXPECT_EQ(options.basis_format.codec, quant::CodecKind::none);
+  EXPECT_FALSE(options.targets.attention);
+  EXPECT_TRUE(options.targets.mlp);
+  EXPECT_EQ(options.storage.weights, (quant::QuantFormat{quant::CodecKind::nf4, 128, false}));
+  EXPECT_EQ(options.storage.basis.codec, quant::CodecKind::none);
   EXPECT_EQ(options.basis.solver, BasisSolver::eigh);
   EXPECT_EQ(options.compensation_iterations, 2);
   EXPECT_EQ(options.factor_dtype, at::kBFloat16);
@@ -136,7 +137,7 @@ MemoryPlan held(TinyRun& run) {
     for (Parameter* p : linear->parameters()) {
       plan.gradients += bytes_of(p->grad);
       for (const auto& tensor : run.optimizer->state_tensors(p->name)) {
-        if (tensor.dim() > 0) plan.moments += bytes_of(tensor);  // a parameter's step count is no moment
+        plan.moments += bytes_of(tensor);
       }
     }
   }
@@ -205,16 +206,15 @@ TEST(LoqtPlan, HasThePublishedSizesAt60M) {
   ModelOptions options = ModelOptions::from_preset("60m");
   options.vocab_size = 32000;
   const auto config = ConfigNode::parse_text("{rank: 128}", "r.yaml");
-  OptimizerRegistry optimizers("optimizer");
-  const LoqtMethod method(MethodContext{config, optimizers, options, {}, at::kFloat, at::kCPU, 1, 1000},
-                          true);
+  const AdamWFactory rules(ConfigNode::parse_text("{}", "r.yaml"));
+  const LoqtMethod method(MethodContext{config, rules, options, at::kFloat, at::kCPU, 1, 1000}, true);
   MemoryPlan plan;
   method.plan(options, plan);
   EXPECT_EQ(plan.weights, 25296896 / 2);
   EXPECT_NEAR(static_cast<double>(plan.weights + plan.scales), 0.515869 * 25296896, 0.0005 * 25296896);
   const std::int64_t factor = 8 * 128 * (4 * 512 + 3 * 1376);
   EXPECT_EQ(plan.factor, 4 * factor);
-  EXPECT_EQ(plan.moments, 8 * factor);
+  EXPECT_EQ(plan.moments, 8 * factor + 4 * 56);   // and a step count a factor
   EXPECT_NEAR(static_cast<double>(plan.basis), 0.515869 * 56 * 512 * 128, 0.0005 * 56 * 512 * 128);
   EXPECT_LE(plan.sketches, std::int64_t{64} << 20);
 }

@@ -74,7 +74,9 @@ inline MethodReport probe(
     run.method->end_pass(pass, comm);
     between();
   }
-  return run.method->end_step(step, *run.optimizer, comm);
+  MethodReport report;
+  run.method->end_probe(step, *run.optimizer, comm, report);
+  return report;
 }
 
 // An optimizer step.

@@ -31,25 +31,29 @@ inline ModelOptions tiny_options() {
 
 // A model, its method and optimizer, from the text of a recipe's block `method`.
 struct TinyRun {
-  ConfigNode config;
+  ConfigNode config, optimizer_config;
   MethodRegistry methods{"method"};
   OptimizerRegistry optimizers{"optimizer"};
+  std::unique_ptr<RuleFactory> rules;
   std::unique_ptr<Method> method;
   std::unique_ptr<Llama> model;
   std::unique_ptr<GradBuffer> grads;
   std::unique_ptr<Optimizer> optimizer;
 
   TinyRun(const std::string& name, const std::string& yaml, const ModelOptions& options = tiny_options(),
-          ComputeOptions compute = {}, std::int64_t total_steps = 1000, OptimizerOptions optimizer_options = {})
-      : config(ConfigNode::parse_text(yaml.empty() ? "{}" : yaml, "test")) {
+          ComputeOptions compute = {}, std::int64_t total_steps = 1000, const std::string& optimizer_yaml = "")
+      : config(ConfigNode::parse_text(yaml.empty() ? "{}" : yaml, "test")),
+        optimizer_config(ConfigNode::parse_text(optimizer_yaml.empty() ? "{}" : optimizer_yaml, "test")) {
     lowrank::register_builtin_methods(methods);
     register_builtin_optimizers(optimizers);
-    method = methods.make(name, MethodContext{config, optimizers, options, optimizer_options, compute.param_dtype, compute.device,
-                                              compute.seed, total_steps});
+    const auto optimizer_options = OptimizerOptions::parse(optimizer_config);
+    rules = optimizers.make(optimizer_options.name, optimizer_config);
+    optimizer_config.finish();
+    method = methods.make(name, MethodContext{config, *rules, options, compute.param_dtype, compute.device, compute.seed, total_steps});
     method->validate(options);
     model = std::make_unique<Llama>(options, compute, *method);
     grads = std::make_unique<GradBuffer>(model->parameters());
-    optimizer = method->make_optimizer(model->parameters());
+    optimizer = std::make_unique<Optimizer>(optimizer_options, model->parameters(), *method);
   }
 
   // One probe step on these batches, as a trainer takes it.
@@ -60,7 +64,9 @@ struct TinyRun {
       model->forward_backward(tokens, targets, 1.0 / static_cast<double>(tokens.numel()), BackwardMode::probe);
       method->end_pass(pass, comm);
     }
-    return method->end_step(step, *optimizer, comm);
+    MethodReport report;
+    method->end_probe(step, *optimizer, comm, report);
+    return report;
   }
 
   std::map<std::string, Parameter*> parameters() {

@@ -55,7 +55,7 @@ class NonFiniteStep : public ::testing::TestWithParam<const char*> {
     if (options.method != "full") options.method_yaml = "{rank: 8, schedule: {kind: static, tau: 5}}";
     options.train.grad_clip = 1.0;
     options.train.max_non_finite_steps = 3;
-    options.optimizer.weight_decay = 0.1;
+    options.optimizer_yaml = "{weight_decay: 0.1}";
     return options;
   }
 };

@@ -83,8 +83,8 @@ class WatchedModel final : public LanguageModel {
 
   const ModelOptions& options() const noexcept override { return model_.options(); }
   at::Tensor forward_backward(const at::Tensor& tokens, const at::Tensor& targets, double grad_scale,
-                              BackwardMode mode) override {
-    at::Tensor loss = model_.forward_backward(tokens, targets, grad_scale, mode);
+                              BackwardMode mode, GradSink* sink = nullptr) override {
+    at::Tensor loss = model_.forward_backward(tokens, targets, grad_scale, mode, sink);
     if (after_backward) after_backward(mode);
     return loss;
   }
@@ -111,7 +111,7 @@ struct RigOptions {
   LrOptions lr{.kind = LrKind::constant};
   double peak_lr = 0.01;
   ModelOptions model = tiny_options();
-  OptimizerOptions optimizer;
+  std::string optimizer_yaml;
   std::uint64_t seed = 42;
 };
 
@@ -127,7 +127,7 @@ struct Rig {
   explicit Rig(const RigOptions& options, StepSource::Make batches = four_micro_batches,
                dist::Communicator* comm = nullptr)
       : run(options.method, options.method_yaml, options.model, compute(options), options.train.steps,
-            options.optimizer),
+            options.optimizer_yaml),
         model(*run.model),
         lr(options.lr, options.peak_lr, options.train.steps),
         source(std::move(batches)),

@@ -243,7 +243,7 @@ class SaveAndLoad : public ::testing::TestWithParam<Broken> {
     options.train.steps = 12;
     options.train.deterministic = GetParam().deterministic;
     options.train.grad_clip = 1.0;
-    options.optimizer.weight_decay = 0.1;
+    options.optimizer_yaml = "{weight_decay: 0.1}";
     return options;
   }
   // An evaluation after each second step, ever worse, so that the plateau's rate falls on both sides of a

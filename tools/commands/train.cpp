@@ -180,7 +180,7 @@ void print_summary(const Outcome& outcome, const std::filesystem::path& folder) 
 // Bytes that are really held: parameters, quantized parts and moments.
 std::int64_t held_state_bytes(Llama& model, const Optimizer& optimizer) {
   std::int64_t bytes = optimizer.state_nbytes();
-  for (const Parameter* p : model.parameters()) bytes += static_cast<std::int64_t>(p->value.nbytes());
+  for (const Parameter* p : model.parameters()) bytes += p->value.defined() ? static_cast<std::int64_t>(p->value.nbytes()) : 0;
   for (const Linear* linear : model.linears()) bytes += linear->frozen_nbytes();
   return bytes;
 }
@@ -211,11 +211,11 @@ void train_on(dist::Communicator& comm, Recipe recipe, const TrainFlags& flags) 
 
   assembly.make_model();
   Llama& model = *assembly.model;
-  const auto optimizer = assembly.method->make_optimizer(model.parameters());
+  Optimizer optimizer(options.optimizer, model.parameters(), *assembly.method);
   LrSchedule lr(options.lr_schedule, options.optimizer.lr, options.train.steps);
   data::Loader loader(run_data.train, options.data,
                       {options.train.global_batch_size, micro_batch, comm.rank(), comm.size(), options.train.seed});
-  Trainer trainer(options.train, {model, *assembly.method, *optimizer, lr, loader, comm, options.comm.wire});
+  Trainer trainer(options.train, {model, *assembly.method, optimizer, lr, loader, comm, options.comm.wire});
   const std::int64_t resumed_step = resume(trainer, record.get(), options, flags.allow_changes, comm);
 
   std::optional<data::EvaluationCursor> validation;
@@ -248,7 +248,7 @@ void train_on(dist::Communicator& comm, Recipe recipe, const TrainFlags& flags) 
           run_record ? &*run_record : nullptr);
   Outcome outcome{run.go()};
   if (!record) return;
-  outcome.state_bytes = held_state_bytes(model, *optimizer);
+  outcome.state_bytes = held_state_bytes(model, optimizer);
   outcome.full_rank_bytes = full_rank_state_bytes(options.model, options.train.param_dtype);
   if (run_data.validation) {
     outcome.unigram_perplexity = data::unigram_perplexity(
