@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/prepare.hpp"
 
+#include <array>
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
@@ -28,9 +29,9 @@ bool is_number(std::string_view text) {
   return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
 }
 
-// "train-00012.h5", "val-00000.h5".
+// "train-00012.h5", "val-00000.h5", "select-00000.h5".
 bool is_shard_name(std::string_view name) {
-  for (const std::string_view prefix : {"train-", "val-"}) {
+  for (const std::string_view prefix : {"train-", "val-", "select-"}) {
     if (name.starts_with(prefix) && name.ends_with(".h5") && name.size() > prefix.size() + 3 &&
         is_number(name.substr(prefix.size(), name.size() - prefix.size() - 3))) {
       return true;
@@ -127,9 +128,19 @@ class Split {
   SplitSummary summary_;
 };
 
+enum Place : std::size_t { kTrain, kValidation, kSelection, kPlaces };
+
+// By the text's hash, so that equal texts never lie in two splits. `high` decides the place in the set of hashes seen;
+// `low` is independent of it.
+Place place_of(const TextHash& hash, const PrepareOptions& options) {
+  const double at = std::ldexp(static_cast<double>(hash.low), -64);
+  if (at < options.validation_fraction) return kValidation;
+  return at < options.validation_fraction + options.selection_fraction ? kSelection : kTrain;
+}
+
 struct Pending {
   Document document;
-  bool validation = false;
+  Place place = kTrain;
   std::vector<std::int32_t> ids;
 };
 
@@ -148,8 +159,7 @@ class Intake {
         ++duplicates_;
         continue;
       }
-      // `high` decides the place in the set, so `low` is independent of it.
-      pending.validation = std::ldexp(static_cast<double>(hash.low), -64) < options_.validation_fraction;
+      pending.place = place_of(hash, options_);
       const auto bytes = static_cast<std::int64_t>(pending.document.text.size());
       batch_bytes += bytes;
       taken_bytes_ += bytes;
@@ -183,6 +193,9 @@ void encode_batch(std::vector<Pending>& batch, std::vector<Encoder>& encoders) {
 void check(const PrepareOptions& options) {
   KUMIKO_EXPECTS(options.validation_fraction >= 0 && options.validation_fraction < 1, UsageError,
                  "validation fraction ", options.validation_fraction, " is outside [0, 1)");
+  KUMIKO_EXPECTS(options.selection_fraction >= 0 && options.validation_fraction + options.selection_fraction < 1, UsageError,
+                 "selection fraction ", options.selection_fraction, " and validation fraction ", options.validation_fraction,
+                 " leave nothing to train on; together they must be below 1");
   KUMIKO_EXPECTS(options.shard_tokens > 0, UsageError, "a shard of ", options.shard_tokens,
                  " tokens cannot be made");
   KUMIKO_EXPECTS(options.max_bytes >= 0, UsageError, "a limit of ", options.max_bytes,
@@ -199,38 +212,37 @@ PrepareSummary prepare(const PrepareOptions& options,
   const Tokenizer tokenizer = Tokenizer::load(options.tokenizer);
   DocumentStream stream(options.documents);
   Output output(options.output, options.force);
-  Split train(tokenizer, "train", "train", options.shard_tokens, output);
-  Split validation(tokenizer, "validation", "val", options.shard_tokens, output);
+  std::array<Split, kPlaces> splits = {Split(tokenizer, "train", "train", options.shard_tokens, output),
+                                       Split(tokenizer, "validation", "val", options.shard_tokens, output),
+                                       Split(tokenizer, "selection", "select", options.shard_tokens, output)};
   Intake intake(stream, options);
   std::vector<Encoder> encoders(static_cast<std::size_t>(at::get_num_threads()), Encoder(tokenizer));
 
   for (std::vector<Pending> batch = intake.next_batch(); !batch.empty(); batch = intake.next_batch()) {
     encode_batch(batch, encoders);
     for (const Pending& pending : batch) {
-      (pending.validation ? validation : train)
-          .add(pending.ids, static_cast<std::int64_t>(pending.document.text.size()));
+      splits[pending.place].add(pending.ids, static_cast<std::int64_t>(pending.document.text.size()));
     }
-    if (progress) {
-      const SplitSummary& a = train.summary();
-      const SplitSummary& b = validation.summary();
-      progress({.file_bytes_read = stream.file_bytes_read(),
-                .file_bytes_total = stream.file_bytes_total(),
-                .documents = a.documents + b.documents,
-                .tokens = a.tokens + b.tokens,
-                .shards = static_cast<std::int64_t>(a.shards.size() + b.shards.size())});
+    if (!progress) continue;
+    PrepareProgress now{.file_bytes_read = stream.file_bytes_read(), .file_bytes_total = stream.file_bytes_total()};
+    for (const Split& split : splits) {
+      now.documents += split.summary().documents;
+      now.tokens += split.summary().tokens;
+      now.shards += static_cast<std::int64_t>(split.summary().shards.size());
     }
+    progress(now);
   }
-  KUMIKO_EXPECTS(train.summary().documents > 0, DataError, "no document for training: ", stream.files(),
-                 " files gave ", validation.summary().documents, " for validation, ", stream.skipped(),
+  KUMIKO_EXPECTS(splits[kTrain].summary().documents > 0, DataError, "no document for training: ", stream.files(),
+                 " files gave ", splits[kValidation].summary().documents, " for validation, ", stream.skipped(),
                  " were skipped; give more text or a smaller --validation");
-  train.close();
-  validation.close();
+  for (Split& split : splits) split.close();
   output.publish();
   return {.files = stream.files(),
           .duplicates = intake.duplicates(),
           .skipped = stream.skipped(),
-          .train = train.summary(),
-          .validation = validation.summary()};
+          .train = splits[kTrain].summary(),
+          .validation = splits[kValidation].summary(),
+          .selection = splits[kSelection].summary()};
 }
 
 }  // namespace kumiko::data

@@ -15,8 +15,9 @@ namespace kumiko::data {
 struct PrepareOptions {
   DocumentOptions documents;
   std::filesystem::path tokenizer;         // a model of 'kumiko tokenizer train'
-  std::filesystem::path output;            // folder for train-00000.h5 ... and val-00000.h5 ...
+  std::filesystem::path output;            // folder for train-00000.h5 ..., val-00000.h5 ... and select-00000.h5 ...
   double validation_fraction = 0.01;       // of the documents, by their hash; in [0, 1)
+  double selection_fraction = 0.0;         // besides: to choose hyper-parameters on; both together below 1
   std::int64_t shard_tokens = 64'000'000;  // a shard is closed by the document that reaches it
   std::int64_t max_bytes = 0;              // stop once this much distinct text is taken; 0: take all
   bool force = false;                      // replace the shards in `output`
@@ -43,10 +44,12 @@ struct PrepareSummary {
   std::int64_t skipped = 0;     // bad documents, with skip_invalid
   SplitSummary train;
   SplitSummary validation;
+  SplitSummary selection;
 };
 
 // Streams the documents through the tokenizer into shards; memory holds a few MiB of text and the two open
-// shards. The files depend on the documents, their order and the options only. The shards appear in `output`
+// shards. The files depend on the documents, their order and the options only; `selection_fraction` takes documents from
+// training and leaves validation as it is. The shards appear in `output`
 // together at the end: a run that fails leaves what was there. Throws UsageError (options, folder not usable,
 // shards there without `force`) and DataError (bad input, nothing for training, a shard that cannot be
 // written).

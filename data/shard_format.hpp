@@ -30,7 +30,7 @@ inline constexpr std::int64_t kMaxVocabSize = std::int64_t{1} << 24;
 struct ShardInfo {
   std::filesystem::path path;
   std::uint32_t version = kShardVersion;
-  std::string split;  // "train" or "validation"
+  std::string split;  // "train", "validation" or "selection"
   std::int64_t documents = 0;
   std::int64_t tokens = 0;      // with one EOS a document
   std::int64_t text_bytes = 0;  // UTF-8 bytes of the documents

@@ -33,6 +33,10 @@ std::optional<AutoPrepare> AutoPrepare::parse(const ConfigNode& data) {
   options.suffixes = node.texts("suffixes", data::kDefaultSuffixes);
   options.vocab_size = node.integer("vocab_size", options.vocab_size, {300, 1 << 20});
   options.validation = node.real("validation", options.validation, {0.0, 0.9});
+  options.selection = node.real("selection", options.selection, {0.0, 0.9});
+  if (options.validation + options.selection >= 1.0) {
+    node.fail("selection", concat(options.selection, " and validation ", options.validation, " leave nothing to train on"));
+  }
   options.max_bytes = node.bytes("max_bytes", "0");
   return options;
 }
@@ -60,6 +64,7 @@ void prepare_missing_shards(const AutoPrepare& options, const data::DataOptions&
   prepare.tokenizer = tokenizer_file;
   prepare.output = folder;
   prepare.validation_fraction = options.validation;
+  prepare.selection_fraction = options.selection;
   prepare.max_bytes = options.max_bytes;
   const data::PrepareSummary summary = data::prepare(prepare);
   log::info(concat("prepared ", summary.train.documents, " documents, ", format_count(summary.train.tokens), " tokens to train on and ",

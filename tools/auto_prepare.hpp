@@ -17,6 +17,7 @@ struct AutoPrepare {
   std::vector<std::string> suffixes;
   std::int64_t vocab_size = 2048;
   double validation = 0.05;
+  double selection = 0.0;     // of the documents, kept for choosing hyper-parameters: select-*.h5
   std::int64_t max_bytes = 0;
 
   static std::optional<AutoPrepare> parse(const ConfigNode& data);

@@ -122,6 +122,31 @@ TEST_F(Prepare, ClosesShardsAtTheLimitAndIsDeterministic) {
   }
 }
 
+TEST_F(Prepare, TakesTheSelectionFromTrainingAndKeepsTheValidationAsItWas) {
+  write_documents(200);
+  for (int i = 0; i < 50; ++i)
+    write_text(folder / "text" / ("copy" + std::to_string(i) + ".txt"), test::made_up_code(static_cast<std::uint64_t>(i)));
+  const PrepareSummary before = prepare(options);
+  const auto validation = texts_of(before.validation);
+  EXPECT_THAT(before.selection.shards, IsEmpty());
+
+  options.selection_fraction = 0.2;
+  options.output = folder / "again";
+  const PrepareSummary summary = prepare(options);
+
+  EXPECT_EQ(texts_of(summary.validation), validation);
+  EXPECT_GT(summary.selection.documents, 20);
+  EXPECT_EQ(summary.train.documents + summary.validation.documents + summary.selection.documents, 200);
+  std::multiset<std::string> all = texts_of(summary.train);
+  all.merge(texts_of(summary.validation));
+  all.merge(texts_of(summary.selection));
+  EXPECT_EQ(std::set<std::string>(all.begin(), all.end()).size(), 200U) << "a text lies in two splits";
+  EXPECT_EQ(ShardReader(summary.selection.shards.at(0).path).info().split, "selection");
+
+  options.selection_fraction = 0.8;
+  EXPECT_THAT(failure<UsageError>(), HasSubstr("together they must be below 1"));
+}
+
 TEST_F(Prepare, StopsAtTheByteLimit) {
   write_documents(60);
   options.max_bytes = 20'000;

@@ -20,6 +20,7 @@ struct Flags {
   std::string tokenizer;
   std::string output;
   double validation = 0.01;
+  double selection = 0.0;
   std::int64_t shard_tokens = 64'000'000;
   std::string max_bytes;
   bool force = false;
@@ -34,8 +35,13 @@ void print_split(const char* name, const data::SplitSummary& split) {
 void print_summary(const Flags& flags, const data::PrepareSummary& summary) {
   print_split("train", summary.train);
   print_split("validation", summary.validation);
-  const double bytes = static_cast<double>(summary.train.text_bytes + summary.validation.text_bytes);
-  const double tokens = static_cast<double>(summary.train.tokens + summary.validation.tokens);
+  if (flags.selection > 0) print_split("selection", summary.selection);
+  double bytes = 0.0;
+  double tokens = 0.0;
+  for (const auto* split : {&summary.train, &summary.validation, &summary.selection}) {
+    bytes += static_cast<double>(split->text_bytes);
+    tokens += static_cast<double>(split->tokens);
+  }
   std::cout << "read        " << summary.files << " files; " << summary.duplicates << " duplicates dropped, "
             << summary.skipped << " bad documents skipped; " << std::fixed << std::setprecision(2)
             << bytes / tokens << " bytes a token\n"
@@ -51,6 +57,7 @@ void run(const Flags& flags) {
   options.tokenizer = flags.tokenizer;
   options.output = flags.output;
   options.validation_fraction = flags.validation;
+  options.selection_fraction = flags.selection;
   options.shard_tokens = flags.shard_tokens;
   options.max_bytes = flags.max_bytes.empty() ? 0 : parse_size_flag("--max-bytes", flags.max_bytes);
   options.force = flags.force;
@@ -71,10 +78,14 @@ void add_prepare(CLI::App& app) {
   CLI::App* command = app.add_subcommand("prepare", "turn text into token shards for training");
   flags->corpus.add_to(*command);
   command->add_option("--tokenizer", flags->tokenizer, "model made by 'kumiko tokenizer train'")->required();
-  command->add_option("-o,--output", flags->output, "folder for train-*.h5 and val-*.h5")->required();
+  command->add_option("-o,--output", flags->output, "folder for train-*.h5, val-*.h5 and select-*.h5")->required();
   command
       ->add_option("--validation", flags->validation,
                    "fraction of the documents kept for validation, by their hash")
+      ->capture_default_str();
+  command
+      ->add_option("--selection", flags->selection,
+                   "fraction kept for choosing hyper-parameters, as select-*.h5 (for 'kumiko ablate')")
       ->capture_default_str();
   command->add_option("--shard-tokens", flags->shard_tokens, "tokens after which a shard is closed")
       ->capture_default_str();
