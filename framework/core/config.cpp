@@ -247,9 +247,14 @@ ConfigNode ConfigNode::parse_file(const std::filesystem::path& file, std::span<c
 
 ConfigNode ConfigNode::parse_text(std::string_view text, const std::string& origin,
                                   std::span<const std::string> overrides) {
+  ConfigTree tree = parse_config_tree(text, origin);
+  for (const std::string& override_text : overrides) apply_override(tree, override_text);
+  return from_tree(std::move(tree), origin);
+}
+
+ConfigNode ConfigNode::from_tree(ConfigTree tree, const std::string& origin) {
   auto document = std::make_shared<Document>();
-  document->tree = parse_config_tree(text, origin);
-  for (const std::string& override_text : overrides) apply_override(document->tree, override_text);
+  document->tree = std::move(tree);
   document->root.tree = &document->tree;
   document->root.place = {std::make_shared<const std::string>(origin), 0, 0};
   Entry* root = &document->root;
@@ -273,6 +278,12 @@ ConfigNode ConfigNode::child(std::string_view key) const {
     read.child->place = value == nullptr ? entry_->place : entry_->tree->find(key)->place;
   }
   return {document_, read.child.get()};
+}
+
+const ConfigTree* ConfigNode::tree(std::string_view key) const {
+  const ConfigTree* value = entry_->value(key);
+  entry_->record(key, value == nullptr ? "null" : to_flow_yaml(*value));
+  return value;
 }
 
 std::int64_t ConfigNode::integer(std::string_view key, IntRange range) const {

@@ -17,6 +17,8 @@
 
 namespace kumiko {
 
+struct ConfigTree;
+
 struct IntRange {
   std::int64_t min = 0;
   std::int64_t max = std::numeric_limits<std::int64_t>::max();
@@ -37,9 +39,14 @@ class ConfigNode {
   static ConfigNode parse_file(const std::filesystem::path& file, std::span<const std::string> overrides = {});
   static ConfigNode parse_text(std::string_view text, const std::string& origin, std::span<const std::string> overrides = {});
 
+  // A tree put together from several files; each error names the place that its value came from, `origin` where there is none.
+  static ConfigNode from_tree(ConfigTree tree, const std::string& origin);
+
   const std::string& path() const noexcept;                  // "" at the root, else "method.basis"
   bool has(std::string_view key) const;                      // present in the file or an override (null counts as absent)
   ConfigNode child(std::string_view key) const;              // a nested mapping; an absent one is empty
+
+  const ConfigTree* tree(std::string_view key) const;        // any value as written, read as a whole; null where absent
 
   // Scalars. The first form needs the key; the second records `fallback` as the resolved value when it is absent.
   // Integers accept 123 and 1_000; reals accept those, 1e-3, .5; never octal or hex; booleans are true and false only.

@@ -374,6 +374,26 @@ void apply_override(ConfigTree& root, const std::string& override_text) {
   }
 }
 
+std::string to_flow_yaml(const ConfigTree& tree) {
+  std::string out;
+  switch (tree.kind) {
+    case Kind::null:
+      return "null";
+    case Kind::scalar:
+      if (!tree.quoted && (tree.scalar == "true" || tree.scalar == "false")) return tree.scalar;
+      return quote_scalar(tree.scalar, !tree.quoted);
+    case Kind::sequence:
+      for (const ConfigTree& item : tree.items) out += (out.empty() ? "" : ", ") + to_flow_yaml(item);
+      return "[" + out + "]";
+    case Kind::mapping:
+      for (const ConfigTree::Member& member : tree.members) {
+        out += (out.empty() ? "" : ", ") + quote_scalar(member.key, false) + ": " + to_flow_yaml(member.value);
+      }
+      break;
+  }
+  return "{" + out + "}";
+}
+
 std::string quote_scalar(std::string_view text, bool may_be_number) {
   const bool number = parse_integer(text) || parse_real(text);
   if (number ? may_be_number : is_safe_plain(text)) return std::string(text);

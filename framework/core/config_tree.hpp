@@ -50,6 +50,9 @@ ConfigTree parse_config_tree(std::string_view text, const std::string& origin);
 // Throws UsageError "override 'a.b=value': ...".
 void apply_override(ConfigTree& root, const std::string& override_text);
 
+// The tree as one line of YAML that parses to the same: "{rank: 64, kinds: [a, b]}".
+std::string to_flow_yaml(const ConfigTree& tree);
+
 // `text` as a YAML scalar on one line; in quotes where it would otherwise be read as something else.
 std::string quote_scalar(std::string_view text, bool may_be_number);
 
