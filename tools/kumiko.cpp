@@ -15,9 +15,11 @@
 #include "framework/core/log.hpp"
 #include "framework/core/memory_counter.hpp"
 #include "framework/core/words.hpp"
+#include "tools/commands/ablate.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/commands/doctor.hpp"
 #include "tools/commands/prepare.hpp"
+#include "tools/commands/report.hpp"
 #include "tools/commands/tokenizer.hpp"
 
 namespace {
@@ -82,6 +84,8 @@ int main(int argc, char** argv) {
   kumiko::tools::add_eval(app);
   kumiko::tools::add_generate(app);
   kumiko::tools::add_inspect(app);
+  kumiko::tools::add_ablate(app);
+  kumiko::tools::add_report(app);
   kumiko::tools::add_doctor(app);
   try {
     app.parse(argc, argv);

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/commands/report.hpp"
+
+#include <algorithm>
+#include <iostream>
+#include <memory>
+#include <set>
+
+#include <CLI/CLI.hpp>
+
+#include "framework/core/config_tree.hpp"
+#include "framework/core/error.hpp"
+#include "framework/core/files.hpp"
+#include "framework/core/format.hpp"
+#include "framework/core/words.hpp"
+#include "tools/ablate/describe.hpp"
+#include "tools/ablate/merge.hpp"
+#include "tools/ablate/plan.hpp"
+#include "tools/ablate/report.hpp"
+
+namespace kumiko::tools {
+namespace {
+
+struct ReportFlags {
+  std::vector<std::string> runs;
+  std::string output = ".";
+  std::string baseline;
+};
+
+std::string value_at(const std::string& recipe, std::string_view key) {
+  const ConfigTree tree = parse_config_tree(recipe, "recipe.yaml");
+  const ConfigTree* value = find_value(tree, key);
+  return value == nullptr ? "" : to_flow_yaml(*value);
+}
+
+RunResult read(const std::string& path) {
+  RunResult run = read_run(path);
+  KUMIKO_EXPECTS(!run.recipe.empty(), UsageError, "'", path, "' is no run folder: it has no recipe.yaml; give folders that 'kumiko train' wrote");
+  run.seed = parse_integer(value_at(run.recipe, "train.seed")).value_or(0);
+  return run;
+}
+
+// Folder names from the first in which the paths of different variants differ.
+std::string name_of(const std::filesystem::path& folder, const std::set<std::string>& taken) {
+  const auto path = std::filesystem::weakly_canonical(folder);
+  std::string name = path.filename().string();
+  for (auto parent = path.parent_path(); taken.contains(name) && parent.has_relative_path(); parent = parent.parent_path()) {
+    name = parent.filename().string() + "/" + name;
+  }
+  return name;
+}
+
+// Runs of one recipe up to the seed are one variant.
+void add_run(Report& report, RunResult run) {
+  const auto same = [&](const VariantReport& variant) {
+    const bool other_seed = std::ranges::none_of(variant.shown, [&](const RunResult& one) { return one.seed == run.seed; });
+    return other_seed && describe_difference(variant.recipe, run.recipe).empty();
+  };
+  auto found = std::ranges::find_if(report.variants, same);
+  if (found == report.variants.end()) {
+    std::set<std::string> taken;
+    for (const VariantReport& variant : report.variants) taken.insert(variant.name);
+    VariantReport variant;
+    variant.name = name_of(run.folder, taken);
+    variant.recipe = run.recipe;
+    variant.lr = learning_rate_of(run.recipe);
+    report.variants.push_back(std::move(variant));
+    found = report.variants.end() - 1;
+  }
+  ++found->planned;
+  found->shown.push_back(run);
+  if (run.failure) report.failures.push_back({run.folder.string(), *run.failure});
+  if (run.finished && (run.own || run.evaluated)) {
+    found->runs.push_back(std::move(run));
+  } else {
+    found->pending = "some runs are not finished";
+  }
+}
+
+void make_report(const ReportFlags& flags) {
+  Report report;
+  report.title = "Report";
+  std::set<std::filesystem::path> seen;
+  std::set<std::string> shards;
+  for (const auto& path : flags.runs) {
+    KUMIKO_EXPECTS(seen.insert(std::filesystem::weakly_canonical(path)).second, UsageError, "'", path, "' is given twice");
+    RunResult run = read(path);
+    shards.insert(run.evaluated ? run.evaluated_on : value_at(run.recipe, "data.validation"));
+    add_run(report, std::move(run));
+  }
+  std::vector<std::string> names;
+  for (const VariantReport& variant : report.variants) names.push_back(variant.name);
+  report.baseline = flags.baseline.empty() ? names.front() : flags.baseline;
+  KUMIKO_EXPECTS(std::ranges::find(names, report.baseline) != names.end(), UsageError, "no variant is named '", report.baseline, "'; known: ", join_words(names));
+  const std::vector<std::string> measured(shards.begin(), shards.end());
+  report.measured_on = join_patterns(measured);
+  report.curves_on = report.measured_on;
+  report.remarks = fairness_remarks(report, {});
+  if (measured.size() > 1) report.remarks.push_back("the runs were measured on different shards: " + join_words(measured));
+  report.facts = facts_of(report);
+  try {
+    std::filesystem::create_directories(flags.output);
+    write_report(flags.output, report);
+  } catch (const std::exception& error) {
+    throw UsageError(concat("cannot write the report: ", error.what(), "; choose another --output"));
+  }
+  std::cout << to_markdown(report) << "\npage: " << (std::filesystem::path(flags.output) / "report.html").string() << "\n";
+}
+
+}  // namespace
+
+void add_report(CLI::App& app) {
+  auto flags = std::make_shared<ReportFlags>();
+  CLI::App* command = app.add_subcommand("report", "table and page of any run folders; runs that differ in the seed only are one variant");
+  command->add_option("runs", flags->runs, "run folders")->required();
+  command->add_option("-o,--output", flags->output, "folder for table.md, table.csv and report.html")->capture_default_str();
+  command->add_option("--baseline", flags->baseline, "name of the variant that differences are taken to (default: the first)");
+  command->callback([flags] { make_report(*flags); });
+}
+
+}  // namespace kumiko::tools
