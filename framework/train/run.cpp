@@ -82,6 +82,7 @@ void Run::log(const StepReport& report, double step_seconds) {
   if (report.method.captured_energy > 0.0) fields.emplace_back("captured_energy", report.method.captured_energy);
   if (report.method.weight_error > 0.0) fields.emplace_back("weight_error", report.method.weight_error);
   fields.emplace_back("step_seconds", step_seconds);
+  if (report.probe) fields.emplace_back("probe_seconds", report.probe_seconds);
   fields.emplace_back("tokens_per_s", rate);
   if (mfu) fields.emplace_back("mfu", *mfu);
   fields.emplace_back("memory_bytes", memory_counter::current_bytes());

@@ -2,6 +2,7 @@
 #include "framework/train/trainer.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 #include <ATen/ATen.h>
@@ -10,6 +11,13 @@
 #include "framework/train/layer_updates.hpp"
 
 namespace kumiko {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+}  // namespace
 
 Trainer::Trainer(const TrainOptions& options, Parts parts)
     : options_(options), parts_(parts), scaler_(options.precision == Precision::fp16) {}
@@ -132,14 +140,17 @@ StepReport Trainer::step() {
   report.target_tokens = std::max<std::int64_t>(targets.item<std::int64_t>(), 1);
 
   report.probe = plan.probe_passes > 0;
+  const auto probe_begin = Clock::now();
   if (report.probe) {
     probe(plan, batches, report);
     parts_.method.end_probe(step_, parts_.optimizer, parts_.comm, report.method);
     if (report.method.resized) grads_.reset();
+    report.probe_seconds = seconds_since(probe_begin);
   }
   if (plan.update && options_.per_layer_updates) update_by_layer(batches, report);
   if (plan.update && !options_.per_layer_updates) update(batches, report);
   parts_.method.end_step(step_, parts_.optimizer, parts_.comm, report.method);
+  if (!plan.update) report.probe_seconds = seconds_since(probe_begin);
   if (!plan.update) guard(report, std::isfinite(report.loss) && !report.method.skipped);
 
   ++step_;

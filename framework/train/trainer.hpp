@@ -27,6 +27,7 @@ struct StepReport {
   double grad_norm = 0.0;            // before clipping; 0 at a probe
   double lr = 0.0;
   bool probe = false;
+  double probe_seconds = 0.0;        // of the probe's passes and what the method made of them
   bool skipped = false;              // non-finite: nothing moved
   MethodReport method;
 };

@@ -92,7 +92,7 @@ output_dir: run
     std::istringstream in(read_text(folder_ / (run + "/metrics.jsonl")));
     for (std::string line; std::getline(in, line);) {
       nlohmann::json object = nlohmann::json::parse(line);
-      for (const char* field : {"step_seconds", "tokens_per_s", "mfu", "memory_bytes", "peak_memory_bytes", "eval_seconds"}) object.erase(field);
+      for (const char* field : {"step_seconds", "probe_seconds", "tokens_per_s", "mfu", "memory_bytes", "peak_memory_bytes", "eval_seconds"}) object.erase(field);
       lines.push_back(std::move(object));
     }
     return lines;

@@ -41,8 +41,15 @@ std::optional<double> mean_of(const std::vector<RunResult>& runs, const Get& get
   return values.empty() ? std::nullopt : std::optional(estimate(values).mean);
 }
 
+bool has_learnt_nothing(const RunResult& run) {
+  const auto ppl = reported(run);
+  return ppl && run.unigram > 0.0 && !(ppl->ppl < run.unigram);
+}
+
 std::string note_of(const VariantReport& variant) {
   std::vector<std::string> notes;
+  const auto lost = std::ranges::count_if(variant.runs, has_learnt_nothing);
+  if (lost > 0) notes.push_back(concat(lost, lost == 1 ? " run is" : " runs are", " no better than guessing by token frequency"));
   if (!variant.edges.empty()) notes.push_back(concat("best at the edge (", join_words(variant.edges), ")"));
   if (!variant.pending.empty()) notes.push_back(variant.pending);
   std::string text;

@@ -98,6 +98,7 @@ void read_summary(RunResult& result) {
   const auto complete = summary.find("complete");
   result.finished = complete != summary.end() && complete->is_boolean() && complete->get<bool>();
   if (result.finished) result.own = perplexity(summary);
+  result.unigram = number(summary, "unigram_perplexity").value_or(0.0);
   result.parameters = integer(summary, "parameters");
   result.trained_parameters = integer(summary, "trained_parameters");
   result.paper_bytes = integer(summary, "paper_bytes");

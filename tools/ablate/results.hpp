@@ -32,6 +32,7 @@ struct RunResult {
   std::optional<Perplexity> own;              // at the end, on the run's data.validation
   std::optional<Perplexity> evaluated;        // by 'kumiko eval' afterwards, on the shards of `evaluated_on`
   std::string evaluated_on;
+  double unigram = 0.0;                       // perplexity of guessing by how often each token occurs
   std::int64_t parameters = 0, trained_parameters = 0;
   std::int64_t paper_bytes = 0, plan_bytes = 0, peak_bytes = 0;
   double tokens_per_s = 0.0;

@@ -161,7 +161,7 @@ bool Workbench::start_next() {
 }
 
 void Workbench::say(const Run& run, const std::string& what, double seconds) {
-  const auto done = std::ranges::count_if(runs_, [this](const Run& one) { return is_done(one); });
+  const auto done = std::ranges::count_if(runs_, [this](const Run& one) { return is_done(one) || one.result.finished; });
   const auto left = static_cast<double>(runs_.size() - static_cast<std::size_t>(done));
   std::string text = concat("[", done, "/", runs_.size(), "] ", name_of(*run.planned), ": ", what, " (", format_duration(seconds), ")");
   if (trained_ > 0 && left > 0) text += concat(", about ", format_duration(train_seconds_ / trained_ * left / jobs_), " left");

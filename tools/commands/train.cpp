@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <array>
 #include <chrono>
+#include <ctime>
+#include <fstream>
 #include <iostream>
 #include <optional>
+#include <sstream>
 #include <thread>
 
 #include <CLI/CLI.hpp>
@@ -22,9 +26,11 @@
 #include "framework/train/memory_plan.hpp"
 #include "framework/train/recipe_diff.hpp"
 #include "framework/train/run.hpp"
+#include "tools/ablate/paper_memory.hpp"
 #include "tools/assemble.hpp"
 #include "tools/auto_prepare.hpp"
 #include "tools/commands/commands.hpp"
+#include "tools/machine_facts.hpp"
 
 namespace kumiko::tools {
 namespace {
@@ -135,7 +141,26 @@ struct Outcome {
   std::optional<double> unigram_perplexity;
   std::int64_t state_bytes = 0;
   std::int64_t full_rank_bytes = 0;
+  std::int64_t plan_bytes = 0;
+  std::int64_t paper_bytes = 0;
+  std::int64_t parameters = 0;
+  std::int64_t trained_parameters = 0;
 };
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  std::array<char, 64> text{};
+  std::strftime(text.data(), text.size(), "%Y-%m-%d %H:%M:%S UTC", &parts);
+  return text.data();
+}
+
+std::string describe_machine() {
+  std::ostringstream cpu;
+  cpu << std::ifstream("/proc/cpuinfo").rdbuf();
+  return concat(field_of(cpu.str(), "model name"), ", ", at::get_num_threads(), at::get_num_threads() == 1 ? " thread" : " threads", " a rank");
+}
 
 void print_summary(const Outcome& outcome, const std::filesystem::path& folder) {
   const RunSummary& run = outcome.run;
@@ -167,6 +192,13 @@ void print_summary(const Outcome& outcome, const std::filesystem::path& folder) 
   json["peak_memory_bytes"] = peak;
   json["state_bytes"] = outcome.state_bytes;
   json["full_rank_state_bytes"] = outcome.full_rank_bytes;
+  json["plan_bytes"] = outcome.plan_bytes;
+  json["paper_bytes"] = outcome.paper_bytes;
+  json["parameters"] = outcome.parameters;
+  json["trained_parameters"] = outcome.trained_parameters;
+  json["version"] = concat("kumiko ", kumiko_version(), ", LibTorch ", torch_version());
+  json["machine"] = describe_machine();
+  json["finished_at"] = utc_now();
   // A start that found the run complete has no speed of its own to report.
   const auto file = folder / "summary.json";
   if (run.tokens_per_s == 0.0 && std::filesystem::exists(file)) return;
@@ -183,6 +215,18 @@ std::int64_t held_state_bytes(Llama& model, const Optimizer& optimizer) {
   for (const Parameter* p : model.parameters()) bytes += p->value.defined() ? static_cast<std::int64_t>(p->value.nbytes()) : 0;
   for (const Linear* linear : model.linears()) bytes += linear->frozen_nbytes();
   return bytes;
+}
+
+// Elements that the optimizer moves; of a parameter that is kept in another form, those of its matrix.
+std::int64_t trained_parameters(Llama& model) {
+  std::int64_t count = 0;
+  for (const Parameter* p : model.parameters()) count += p->value.defined() ? p->value.numel() : 0;
+  for (Linear* linear : model.linears()) {
+    for (const Parameter* p : linear->parameters()) {
+      if (!p->value.defined()) count += linear->spec().in_features * linear->spec().out_features;
+    }
+  }
+  return count;
 }
 
 void train_on(dist::Communicator& comm, Recipe recipe, const TrainFlags& flags) {
@@ -250,6 +294,11 @@ void train_on(dist::Communicator& comm, Recipe recipe, const TrainFlags& flags) 
   if (!record) return;
   outcome.state_bytes = held_state_bytes(model, optimizer);
   outcome.full_rank_bytes = full_rank_state_bytes(options.model, options.train.param_dtype);
+  const MemoryPlan plan = plan_memory(options.model, *assembly.method, options.train, micro_batch, options.data.sequence_length);
+  outcome.plan_bytes = plan.total();
+  outcome.paper_bytes = paper_bytes(options, plan);
+  outcome.parameters = options.model.total_parameters();
+  outcome.trained_parameters = trained_parameters(model);
   if (run_data.validation) {
     outcome.unigram_perplexity = data::unigram_perplexity(
         run_data.train.token_counts(), data::count_targets(*run_data.validation, options.data, options.eval.tokens));
