@@ -36,11 +36,12 @@ std::int64_t saved_bytes_per_row(const ModelOptions& model, Recompute recompute,
 }  // namespace
 
 MemoryPlan plan_memory(const ModelOptions& model, const Method& method, const TrainOptions& train, std::int64_t micro_batch,
-                       std::int64_t sequence_length) {
+                       std::int64_t sequence_length, int ranks) {
   MemoryPlan plan;
   method.plan(model, plan);
   const std::int64_t element = static_cast<std::int64_t>(c10::elementSize(train.compute_dtype()));
   const std::int64_t param = static_cast<std::int64_t>(c10::elementSize(train.param_dtype));
+  const std::int64_t largest_matrix = plan.largest_gradient;
   const auto add_dense = [&](const char* name, ParamRole role, std::vector<std::int64_t> sizes, std::int64_t count) {
     const std::int64_t numel = c10::multiply_integers(sizes);
     plan.weights += count * numel * param;
@@ -51,7 +52,10 @@ MemoryPlan plan_memory(const ModelOptions& model, const Method& method, const Tr
   if (!model.tie_embeddings) add_dense("lm_head.weight", ParamRole::head, {model.vocab_size, model.hidden_size}, 1);
   add_dense("model.norm.weight", ParamRole::norm, {model.hidden_size}, 2 * model.n_layers + 1);
 
-  if (train.per_layer_updates && micro_batch == train.global_batch_size) plan.gradients = plan.largest_gradient;
+  if (train.per_layer_updates && micro_batch * ranks == train.global_batch_size) {
+    // A tied table's gradient stays from the head to the embedding, beside one other.
+    plan.gradients = model.tie_embeddings ? largest_matrix + 4 * model.vocab_size * model.hidden_size : plan.largest_gradient;
+  }
 
   const std::int64_t rows = micro_batch * sequence_length;
   const std::int64_t kept = rows * model.n_layers * saved_bytes_per_row(model, train.recompute, element);

@@ -26,13 +26,25 @@ constexpr std::size_t kMaxLineBytes = 1 << 20;
 constexpr std::size_t kMaxTailBytes = 4 << 20;
 constexpr int kMaxDepth = 8;
 
-nlohmann::ordered_json to_json(const MetricValue& value) {
-  if (const auto* integer = std::get_if<std::int64_t>(&value)) return *integer;
-  if (const auto* text = std::get_if<std::string>(&value)) return *text;
-  const double real = std::get<double>(value);
+nlohmann::ordered_json to_json(double real) {
   if (std::isnan(real)) return "nan";
   if (std::isinf(real)) return real > 0 ? "inf" : "-inf";
   return real;
+}
+
+nlohmann::ordered_json to_json(const MetricTable& table) {
+  nlohmann::ordered_json rows = nlohmann::ordered_json::object();
+  for (const auto& [row, columns] : table) {
+    for (const auto& [column, number] : columns) rows[row][column] = to_json(number);
+  }
+  return rows;
+}
+
+nlohmann::ordered_json to_json(const MetricValue& value) {
+  if (const auto* integer = std::get_if<std::int64_t>(&value)) return *integer;
+  if (const auto* text = std::get_if<std::string>(&value)) return *text;
+  if (const auto* table = std::get_if<MetricTable>(&value)) return to_json(*table);
+  return to_json(std::get<double>(value));
 }
 
 std::string dump(const nlohmann::ordered_json& object) {

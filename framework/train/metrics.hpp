@@ -11,7 +11,9 @@
 
 namespace kumiko {
 
-using MetricValue = std::variant<std::int64_t, double, std::string>;
+// Numbers by row and name: {"layers": {"model.layers.0.mlp.up_proj": {"captured_energy": 0.93}}}.
+using MetricTable = std::vector<std::pair<std::string, std::vector<std::pair<std::string, double>>>>;
+using MetricValue = std::variant<std::int64_t, double, std::string, MetricTable>;
 using MetricFields = std::vector<std::pair<std::string, MetricValue>>;
 
 // {"step":12,"loss":4.25}: doubles read back equal; NaN and infinities, which JSON has not, as the

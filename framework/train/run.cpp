@@ -28,6 +28,19 @@ at::Tensor bytes_tensor(const std::string& bytes) {
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
+MetricTable layer_table(const std::vector<LayerReport>& layers) {
+  MetricTable table;
+  for (const LayerReport& layer : layers) {
+    std::vector<std::pair<std::string, double>> columns;
+    if (layer.captured_energy) columns.emplace_back("captured_energy", *layer.captured_energy);
+    if (layer.retained_update) columns.emplace_back("retained_update", *layer.retained_update);
+    if (layer.weight_error) columns.emplace_back("weight_error", *layer.weight_error);
+    if (layer.rank) columns.emplace_back("rank", static_cast<double>(*layer.rank));
+    if (!columns.empty()) table.emplace_back(layer.name, std::move(columns));
+  }
+  return table;
+}
+
 }  // namespace
 
 std::string tokenizer_bytes(const StateReader& in) {
@@ -81,6 +94,7 @@ void Run::log(const StepReport& report, double step_seconds) {
   if (report.skipped) fields.emplace_back("skipped", std::int64_t{1});
   if (report.method.captured_energy > 0.0) fields.emplace_back("captured_energy", report.method.captured_energy);
   if (report.method.weight_error > 0.0) fields.emplace_back("weight_error", report.method.weight_error);
+  if (!report.method.layers.empty()) fields.emplace_back("layers", layer_table(report.method.layers));
   fields.emplace_back("step_seconds", step_seconds);
   if (report.probe) fields.emplace_back("probe_seconds", report.probe_seconds);
   fields.emplace_back("tokens_per_s", rate);
@@ -150,7 +164,8 @@ RunSummary Run::go() {
     if (report.skipped) {
       if (record_ != nullptr) {
         log::warning(concat("step ", done, ": ", report.probe ? "the probe" : "the update",
-                            " met numbers that are not finite and was skipped; nothing moved"));
+                            " met numbers that are not finite and was skipped; ",
+                            options_.train.per_layer_updates ? "what is behind them in the backward pass did not move" : "nothing moved"));
       }
     }
     if (done == 1 || last || report.probe || due(options_.log.every)) log(report, step_seconds);

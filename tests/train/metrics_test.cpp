@@ -49,6 +49,12 @@ TEST(MetricsLine, HoldsNumbersThatReadBackEqual) {
   EXPECT_EQ(line["text"], "a\"b\n\xef\xbf\xbd");
 }
 
+TEST(MetricsLine, HoldsATableOfNumbers) {
+  const MetricTable layers = {{"q_proj", {{"rank", 8.0}, {"error", std::nan("")}}}, {"k_proj", {{"rank", 4.0}}}};
+
+  EXPECT_EQ(to_json_line(1, {{"layers", layers}}), R"({"step":1,"layers":{"q_proj":{"rank":8.0,"error":"nan"},"k_proj":{"rank":4.0}}})");
+}
+
 TEST(MetricsLine, StaysJsonWithoutFiniteNumbers) {
   const double inf = std::numeric_limits<double>::infinity();
 

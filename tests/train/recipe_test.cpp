@@ -125,6 +125,14 @@ TEST(RecipeValidate, RefusesAMicroBatchThatDoesNotDivideTheShare) {
               HasSubstr("48 does not divide the 24"));
 }
 
+TEST(RecipeValidate, RefusesUpdatesByLayerInATreeOfMicroBatches) {
+  const auto recipe = [](const char* micro_batch) {
+    return parsed({"train.deterministic=true", "train.per_layer_updates=true", micro_batch});
+  };
+  EXPECT_THAT(refusal([&] { recipe("train.micro_batch_size=6").validate(1); }), HasSubstr("train.per_layer_updates: cannot go with train.deterministic"));
+  EXPECT_EQ(refusal([&] { recipe("train.micro_batch_size=24").validate(1); }), "");
+}
+
 TEST(RecipeValidate, RefusesDeterminismOnThreeRanks) {
   for (const int ranks : {3, 6, 12}) {
     const auto message = refusal([&] { parsed({"train.deterministic=true"}).validate(ranks); });

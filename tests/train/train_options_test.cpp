@@ -36,6 +36,7 @@ TEST(TrainOptions, HaveDefaults) {
   EXPECT_EQ(options.device, "auto");
   EXPECT_EQ(options.threads, std::nullopt);
   EXPECT_EQ(options.max_non_finite_steps, 5);
+  EXPECT_FALSE(options.per_layer_updates);
 }
 
 TEST(TrainOptions, ReadEveryKey) {
@@ -55,6 +56,20 @@ TEST(TrainOptions, ReadEveryKey) {
   EXPECT_EQ(options.device, "cpu");
   EXPECT_EQ(options.threads, 2);
   EXPECT_EQ(options.max_non_finite_steps, 1);
+}
+
+TEST(TrainOptions, RefuseWhatUpdatesByLayerCannotDo) {
+  EXPECT_TRUE(train("{per_layer_updates: true}").per_layer_updates);
+  const auto refusal = [](const char* yaml) -> std::string {
+    try {
+      train(yaml);
+    } catch (const UsageError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_THAT(refusal("{per_layer_updates: true, grad_clip: 1.0}"), HasSubstr("cannot go with train.grad_clip 1"));
+  EXPECT_THAT(refusal("{per_layer_updates: true, precision: fp16}"), HasSubstr("cannot go with train.precision fp16"));
 }
 
 TEST(TrainOptions, KnowEveryWord) {

@@ -82,9 +82,9 @@ std::int64_t choose_micro_batch(const Recipe& recipe, const Record* record, dist
   return automatic_micro_batch(recipe.train.global_batch_size, comm.size(), recipe.data.sequence_length);
 }
 
-void print_plan(const Assembly& assembly, std::int64_t micro_batch) {
+void print_plan(const Assembly& assembly, std::int64_t micro_batch, int ranks) {
   const Recipe& recipe = assembly.recipe;
-  const MemoryPlan plan = plan_memory(recipe.model, *assembly.method, recipe.train, micro_batch, recipe.data.sequence_length);
+  const MemoryPlan plan = plan_memory(recipe.model, *assembly.method, recipe.train, micro_batch, recipe.data.sequence_length, ranks);
   const std::int64_t full = full_rank_state_bytes(recipe.model, recipe.train.param_dtype);
   std::cout << recipe.node.to_yaml() << "\n"
             << describe(plan) << "  weights and states " << format_bytes(plan.states()) << "; full-rank AdamW at this precision: "
@@ -108,7 +108,7 @@ void check_before_preparing(const TrainFlags& flags, int ranks) {
   const std::int64_t micro_batch = options.train.micro_batch_size.value_or(
       automatic_micro_batch(options.train.global_batch_size, ranks, options.data.sequence_length));
   resolve_micro_batch(assembly.recipe, micro_batch, ranks);
-  if (flags.dry_run) print_plan(assembly, micro_batch);
+  if (flags.dry_run) print_plan(assembly, micro_batch, ranks);
 }
 
 dist::Facts facts_of(const Assembly& assembly, const RunData& run_data) {
@@ -248,7 +248,7 @@ void train_on(dist::Communicator& comm, Recipe recipe, const TrainFlags& flags) 
   const std::int64_t micro_batch = choose_micro_batch(options, record.get(), comm);
   resolve_micro_batch(options, micro_batch, comm.size());
   if (flags.dry_run) {
-    if (comm.rank() == 0) print_plan(assembly, micro_batch);
+    if (comm.rank() == 0) print_plan(assembly, micro_batch, comm.size());
     return;
   }
   if (comm.size() > 1) dist::require_agreement(comm, facts_of(assembly, run_data));
