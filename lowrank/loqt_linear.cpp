@@ -15,7 +15,9 @@ LoqtLinear::LoqtLinear(const LinearSpec& spec, const at::Tensor& initial, const 
       factor_{spec.name + ".factor", ParamRole::factor,
               at::zeros(Projector::factor_sizes(side_, options.rank, spec.in_features, spec.out_features),
                         at::TensorOptions().dtype(options.factor_dtype).device(options.device)),
-              {}} {}
+              {}} {
+  factor_.output_dim = 1;   // B [r, out] and B [in, r] alike
+}
 
 bool LoqtLinear::folds(std::int64_t rows) const noexcept {
   return rows * (spec().in_features + spec().out_features) >= spec().in_features * spec().out_features;

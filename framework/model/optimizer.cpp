@@ -6,6 +6,7 @@
 #include "framework/core/config.hpp"
 #include "framework/core/error.hpp"
 #include "framework/model/adamw.hpp"
+#include "framework/model/column_norm.hpp"
 
 namespace kumiko {
 
@@ -37,7 +38,7 @@ Optimizer::Optimizer(const OptimizerOptions& options, const std::vector<Paramete
     : options_(options) {
   for (Parameter* p : parameters) {
     index_[p->name] = entries_.size();
-    entries_.push_back({p, rules.make_rule({p->name, p->role, p->grad_sizes().vec(), device})});
+    entries_.push_back({p, rules.make_rule({p->name, p->role, p->grad_sizes().vec(), device, p->output_dim})});
   }
 }
 
@@ -90,6 +91,7 @@ void Optimizer::load(const StateReader& in) {
 
 void register_builtin_optimizers(OptimizerRegistry& registry) {
   registry.add("adamw", [](const ConfigNode& node) { return std::make_unique<AdamWFactory>(node); });
+  registry.add("column_norm", [](const ConfigNode& node) { return std::make_unique<ColumnNormFactory>(node); });
 }
 
 }  // namespace kumiko

@@ -30,6 +30,7 @@ struct Parameter {
   at::Tensor grad;
   UpdateTarget* target = nullptr;
   std::vector<std::int64_t> projected;    // sizes of the gradient where they are not those of `value`
+  int output_dim = 0;                     // of a matrix's gradient: the dimension that counts the outputs of its linear map
 
   at::IntArrayRef grad_sizes() const { return target != nullptr ? at::IntArrayRef(projected) : value.sizes(); }
   std::int64_t grad_numel() const { return c10::multiply_integers(grad_sizes()); }

@@ -42,6 +42,7 @@ struct RuleSpec {
   ParamRole role = ParamRole::matrix;
   std::vector<std::int64_t> sizes;      // of its gradient
   at::Device device = at::kCPU;
+  int output_dim = 0;                   // as Parameter has it; no state's size depends on it
 };
 
 class RuleFactory {
