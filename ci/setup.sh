@@ -16,7 +16,7 @@ readonly DEBIAN_PACKAGES=(
 readonly PYTHON_PACKAGES=("torch==$TORCH" "numpy>=1.26" "cmake>=3.28" "ninja>=1.11")
 readonly CUDA_PACKAGES=("nvidia-cuda-nvcc==13.0.*" "nvidia-cuda-crt==13.0.*" "nvidia-nvvm==13.0.*" "nvidia-cuda-cccl==13.0.*")
 readonly ORACLE_PACKAGES=("transformers==5.23.0" "bitsandbytes==0.50.2" "safetensors>=0.5" "tensorboard>=2.18" "h5py>=3.11"
-  "sentencepiece>=0.2" "tiktoken>=0.7" "protobuf>=4.25")
+  "sentencepiece>=0.2" "tiktoken>=0.7" "protobuf>=4.25" "galore-torch==1.0" "apollo-torch==1.0.3" "peft==0.21.2")
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$@" >&2; exit 1; }
