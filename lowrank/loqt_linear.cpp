@@ -10,7 +10,7 @@ namespace kumiko::lowrank {
 using quant::QuantizedTensor;
 
 LoqtLinear::LoqtLinear(const LinearSpec& spec, const at::Tensor& initial, const LoqtLinearOptions& options)
-    : Linear(spec), options_(options), side_(default_side(spec.in_features, spec.out_features)),
+    : ProbedLinear(spec, options.rank), options_(options),
       weight_(QuantizedTensor::quantize(initial.to(options.dense_dtype), options.weights)),
       factor_{spec.name + ".factor", ParamRole::factor,
               at::zeros(Projector::factor_sizes(side_, options.rank, spec.in_features, spec.out_features),
@@ -50,7 +50,7 @@ at::Tensor LoqtLinear::forward(const at::Tensor& x) const {
 void LoqtLinear::backward(const at::Tensor& x, const at::Tensor& dy, at::Tensor* dx, BackwardMode mode) {
   const auto dtype = x.scalar_type();
   if (mode == BackwardMode::probe) {
-    if (sketch_ != nullptr) sketch_->add(x, dy);
+    feed(x, dy);
   } else if (projector_ && factor_.grad.defined()) {
     // dL/dB = s (x P)^T dy, or s x^T (dy P): never dL/dW.
     const at::Tensor p = projector_->basis(dtype);
@@ -84,9 +84,8 @@ double LoqtLinear::merge(Projector next) {
 }
 
 void LoqtLinear::prepare_to_receive() {
-  const std::int64_t rows = Projector::basis_rows(side_, spec().in_features, spec().out_features);
   weight_ = QuantizedTensor::empty({spec().out_features, spec().in_features}, options_.weights, options_.dense_dtype, options_.device);
-  projector_.emplace(side_, QuantizedTensor::empty({rows, options_.rank}, options_.basis, at::kFloat, options_.device));
+  projector_.emplace(side_, QuantizedTensor::empty({basis_rows(), rank_}, options_.basis, at::kFloat, options_.device));
 }
 
 std::vector<at::Tensor> LoqtLinear::state_tensors() {
@@ -109,12 +108,11 @@ void LoqtLinear::save(StateWriter& out) const {
 }
 
 void LoqtLinear::load(const StateReader& in) {
-  const std::int64_t rows = Projector::basis_rows(side_, spec().in_features, spec().out_features);
   weight_ = QuantizedTensor::load(in, spec().name + ".weight", {spec().out_features, spec().in_features}, options_.weights,
                                   options_.dense_dtype, options_.device);
   projector_.reset();
   if (in.integer(spec().name + ".has_basis") != 0) {
-    projector_.emplace(side_, QuantizedTensor::load(in, spec().name + ".basis", {rows, options_.rank}, options_.basis, at::kFloat,
+    projector_.emplace(side_, QuantizedTensor::load(in, spec().name + ".basis", {basis_rows(), rank_}, options_.basis, at::kFloat,
                                                     options_.device));
   }
   in.read_into(factor_.name, factor_.value);

@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <optional>
-
-#include "framework/model/linear.hpp"
-#include "lowrank/basis_sketch.hpp"
 #include "lowrank/compensation.hpp"
-#include "lowrank/projector.hpp"
+#include "lowrank/probed_linear.hpp"
 
 namespace kumiko::lowrank {
 
@@ -22,31 +18,23 @@ struct LoqtLinearOptions {
 };
 
 // A frozen, quantized weight, a basis and one trained factor (LoQT, arXiv 2405.16528). Knows no step, no schedule, no rank.
-class LoqtLinear final : public Linear {
+// While it is probed the factor stays active, so that the gradient is the one at W + s lift(B).
+class LoqtLinear final : public ProbedLinear {
  public:
   LoqtLinear(const LinearSpec& spec, const at::Tensor& initial, const LoqtLinearOptions& options);
 
   at::Tensor forward(const at::Tensor& x) const override;
   void backward(const at::Tensor& x, const at::Tensor& dy, at::Tensor* dx, BackwardMode mode) override;
-  bool probing() const noexcept override { return sketch_ != nullptr; }
   at::Tensor effective_weight() const override;
   std::vector<Parameter*> parameters() override { return {&factor_}; }
   void save(StateWriter& out) const override;
   void load(const StateReader& in) override;
   std::int64_t frozen_nbytes() const override;
 
-  // Between these, backward in probe mode feeds the sketch with x and dy; the factor stays active, so that the gradient is
-  // the one at W + s lift(B).
-  void begin_probe(BasisSketch& sketch) noexcept { sketch_ = &sketch; }
-  void end_probe() noexcept { sketch_ = nullptr; }
-
   // Folds the factor into the weight, requantizes, and starts a compensating factor over `next`. Returns the relative error
   // |merged - stored|_F / |merged|_F. Needs one dense fp32 copy of the weight and a few temporaries of its size.
   double merge(Projector next);
 
-  Side side() const noexcept { return side_; }
-  bool has_projector() const noexcept { return projector_.has_value(); }
-  const Projector& projector() const { return *projector_; }
   const quant::QuantizedTensor& weight() const noexcept { return weight_; }
   Parameter& factor() noexcept { return factor_; }
   const LoqtLinearOptions& options() const noexcept { return options_; }
@@ -61,11 +49,8 @@ class LoqtLinear final : public Linear {
   bool folds(std::int64_t rows) const noexcept;
 
   LoqtLinearOptions options_;
-  Side side_;
   quant::QuantizedTensor weight_;
-  std::optional<Projector> projector_;   // none before the first probe
   Parameter factor_;
-  BasisSketch* sketch_ = nullptr;
 };
 
 }  // namespace kumiko::lowrank

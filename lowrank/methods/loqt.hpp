@@ -4,14 +4,13 @@
 #include <memory>
 #include <vector>
 
-#include "lowrank/methods/basic_method.hpp"
-#include "lowrank/basis_sketch.hpp"
+#include "lowrank/basis_probe.hpp"
 #include "lowrank/loqt_linear.hpp"
 #include "lowrank/merge_schedule.hpp"
+#include "lowrank/methods/basic_method.hpp"
+#include "lowrank/moments.hpp"
 
 namespace kumiko::lowrank {
-
-enum class Moments { keep, reset, rotate };
 
 struct LoqtOptions {
   std::int64_t rank = 0;                   // auto: a quarter of the model's hidden size
@@ -28,9 +27,8 @@ struct LoqtOptions {
   static LoqtOptions parse(const ConfigNode& node, bool quantized, std::int64_t hidden_size, std::int64_t total_steps);
 };
 
-// LoQT: quantized weights, a factor trained against a basis of the gradient, merged on a schedule. A merge is a probe step:
-// passes over the step's micro-batches collect a sketch of the gradient of each layer (layers in groups that fit
-// basis.group_memory), the bases are fitted, each by one rank, and then the layers are merged one after another.
+// LoQT: quantized weights, a factor trained against a basis of the gradient, merged on a schedule. A merge is a probe step: a
+// BasisProbe finds new bases, and then the layers are merged one after another, each by one rank.
 class LoqtMethod final : public BasicMethod {
  public:
   LoqtMethod(const MethodContext& context, bool quantized);
@@ -40,35 +38,23 @@ class LoqtMethod final : public BasicMethod {
   void validate(const ModelOptions& model) const override;
   void plan(const ModelOptions& model, MemoryPlan& plan) const override;
   StepPlan begin_step(std::int64_t step) override;
-  void begin_pass(int pass) override;
-  std::vector<at::Tensor> accumulators() override;
-  void end_pass(int pass, dist::Communicator& comm) override;
+  void begin_pass(int pass) override { probe_.begin_pass(pass); }
+  std::vector<at::Tensor> accumulators() override { return probe_.accumulators(); }
+  void end_pass(int pass, dist::Communicator& comm) override { probe_.end_pass(pass, comm); }
   void end_probe(std::int64_t step, Optimizer& optimizer, dist::Communicator& comm, MethodReport& report) override;
   std::int64_t merges() const noexcept override { return merges_; }
   void save(StateWriter& out) const override;
   void load(const StateReader& in) override;
 
  private:
-  struct Group {
-    std::size_t first, last;   // layers [first, last)
-  };
-  std::vector<Group> make_groups() const;
-  std::uint64_t sketch_seed(const LoqtLinear& layer) const;
-  void merge_layer(std::size_t index, Optimizer& optimizer, dist::Communicator& comm);
+  void merge_layer(std::size_t position, Optimizer& optimizer, dist::Communicator& comm);
 
   std::string name_;
   LoqtOptions options_;
-  std::vector<LoqtLinear*> layers_;      // owned by the model
-  std::int64_t probes_ = 0;              // probe steps taken: names the random test matrices
+  BasisProbe probe_;
+  std::vector<LoqtLinear*> layers_;      // owned by the model; by the probe's index
   std::int64_t merges_ = 0;
-
-  // Of the running probe step.
-  std::vector<Group> groups_;
-  int passes_per_group_ = 0;
-  std::vector<std::unique_ptr<BasisSketch>> sketches_;           // of the running group
-  std::vector<std::optional<Projector>> fitted_;                 // by layer; only on the rank that owns it
-  std::vector<double> energy_, error_;                           // by layer; 0 where another rank owns it
-  bool finite_ = true;
+  std::vector<double> errors_;           // of the running merge, by the probe's position; 0 where another rank owns the layer
 };
 
 }  // namespace kumiko::lowrank
