@@ -11,15 +11,18 @@
 
 namespace kumiko::lowrank {
 
-BasisProbe::BasisProbe(const BasisOptions& options, const quant::QuantFormat& storage, std::uint64_t seed, at::Device device)
+BasisProbe::BasisProbe(const BasisOptions& options, const quant::QuantFormat& storage, std::uint64_t seed,
+                       at::Device device)
     : options_(options), storage_(storage), seed_(seed), device_(device) {}
 
-std::int64_t BasisProbe::nbytes_for(const std::vector<LinearSpec>& specs, std::int64_t rank, const BasisOptions& options) {
+std::int64_t BasisProbe::nbytes_for(const std::vector<LinearSpec>& specs, std::int64_t rank,
+                                    const BasisOptions& options) {
   std::int64_t group = 0;
   std::int64_t peak = 0;
   for (const auto& spec : specs) {
     const Side side = default_side(spec.in_features, spec.out_features);
-    const std::int64_t own = BasisSketch::nbytes_for(spec.in_features, spec.out_features, side, rank, options);
+    const std::int64_t own =
+        BasisSketch::nbytes_for(spec.in_features, spec.out_features, side, rank, options);
     group = group > 0 && group + own > options.group_memory_bytes ? own : group + own;
     peak = std::max(peak, group);
   }
@@ -33,7 +36,8 @@ std::vector<BasisProbe::Group> BasisProbe::make_groups() const {
     const auto& spec = layer(i).spec();
     const int passes = BasisSketch::passes(options_, layer(i).has_projector());
     if (passes == 0) continue;
-    const std::int64_t own = BasisSketch::nbytes_for(spec.in_features, spec.out_features, layer(i).side(), layer(i).rank(), options_);
+    const std::int64_t own = BasisSketch::nbytes_for(spec.in_features, spec.out_features, layer(i).side(),
+                                                     layer(i).rank(), options_);
     if (groups.empty() || bytes + own > options_.group_memory_bytes || groups.back().passes != passes) {
       groups.push_back({i, i, groups.empty() ? 0 : groups.back().first_pass + groups.back().passes, passes});
       bytes = 0;
@@ -80,8 +84,9 @@ void BasisProbe::begin_pass(int pass) {
     for (std::size_t i = group->first; i < group->last; ++i) {
       ProbedLinear& probed = layer(i);
       const at::Tensor old = probed.has_projector() ? probed.projector().basis(at::kFloat) : at::Tensor();
-      sketches_.push_back(std::make_unique<BasisSketch>(probed.spec().in_features, probed.spec().out_features, probed.side(),
-                                                        probed.rank(), options_, old, sketch_seed(probed), device_));
+      sketches_.push_back(std::make_unique<BasisSketch>(probed.spec().in_features, probed.spec().out_features,
+                                                        probed.side(), probed.rank(), options_, old,
+                                                        sketch_seed(probed), device_));
       probed.begin_probe(*sketches_.back());
     }
   }
@@ -105,7 +110,8 @@ void BasisProbe::end_pass(int pass, dist::Communicator& comm) {
   if (group == nullptr) return;
   const int own_pass = pass - group->first_pass;
   const bool last = own_pass + 1 == group->passes;
-  for (const auto& sketch : sketches_) finite_ = finite_ && at::isfinite(sketch->accumulator()).all().item<bool>();
+  for (const auto& sketch : sketches_)
+    finite_ = finite_ && at::isfinite(sketch->accumulator()).all().item<bool>();
   for (std::size_t i = group->first; finite_ && i < group->last; ++i) {
     BasisSketch& sketch = *sketches_[i - group->first];
     if (last) {
@@ -127,10 +133,10 @@ void BasisProbe::end_pass(int pass, dist::Communicator& comm) {
 }
 
 Projector BasisProbe::take(std::size_t position) {
-  if (!fitted_[position]) {   // random: no pass fitted it
+  if (!fitted_[position]) {  // random: no pass fitted it
     const ProbedLinear& probed = layer(position);
-    BasisSketch sketch(probed.spec().in_features, probed.spec().out_features, probed.side(), probed.rank(), options_, {},
-                       sketch_seed(probed), device_);
+    BasisSketch sketch(probed.spec().in_features, probed.spec().out_features, probed.side(), probed.rank(),
+                       options_, {}, sketch_seed(probed), device_);
     fit(position, sketch);
   }
   Projector basis = std::move(*fitted_[position]);
@@ -138,12 +144,15 @@ Projector BasisProbe::take(std::size_t position) {
   return basis;
 }
 
-void BasisProbe::share(const std::vector<at::Tensor>& tensors, std::size_t position, dist::Communicator& comm) const {
+void BasisProbe::share(const std::vector<at::Tensor>& tensors, std::size_t position,
+                       dist::Communicator& comm) const {
   if (comm.size() == 1) return;
   for (const auto& tensor : tensors) comm.broadcast(tensor, owner(position, comm))->wait();
 }
 
-std::vector<double> BasisProbe::captured_energies(dist::Communicator& comm) const { return gathered(energies_, comm); }
+std::vector<double> BasisProbe::captured_energies(dist::Communicator& comm) const {
+  return gathered(energies_, comm);
+}
 
 void BasisProbe::end() {
   groups_.clear();

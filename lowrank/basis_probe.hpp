@@ -14,50 +14,57 @@
 
 namespace kumiko::lowrank {
 
-// Finds new bases of some layers over the passes of a probe: layers in groups whose sketches fit basis.group_memory together,
-// each basis fitted and stored by the one rank that owns the layer in this probe, because factorizations may differ between
-// machines. A non-finite sum ends it on all ranks with nothing changed.
+// Finds new bases of some layers over the passes of a probe: layers in groups whose sketches fit
+// basis.group_memory together, each basis fitted and stored by the one rank that owns the layer in this
+// probe, because factorizations may differ between machines. A non-finite sum ends it on all ranks with
+// nothing changed.
 //
-// begin; for each pass begin_pass, sums over accumulators(), end_pass; then, if finite(), take each basis where it is owned,
-// share what follows from it, and end.
+// begin; for each pass begin_pass, sums over accumulators(), end_pass; then, if finite(), take each basis
+// where it is owned, share what follows from it, and end.
 class BasisProbe {
  public:
   // Bases are stored in `storage`. `seed` names the random test matrices.
-  BasisProbe(const BasisOptions& options, const quant::QuantFormat& storage, std::uint64_t seed, at::Device device);
+  BasisProbe(const BasisOptions& options, const quant::QuantFormat& storage, std::uint64_t seed,
+             at::Device device);
 
-  void add(ProbedLinear& layer) { layers_.push_back(&layer); }   // borrowed; its index is the number of those before it
+  void add(ProbedLinear& layer) {
+    layers_.push_back(&layer);
+  }  // borrowed; its index is the number of those before it
   const std::vector<ProbedLinear*>& layers() const noexcept { return layers_; }
 
   // Peak bytes of the sketches in a probe of layers of these sizes.
-  static std::int64_t nbytes_for(const std::vector<LinearSpec>& specs, std::int64_t rank, const BasisOptions& options);
+  static std::int64_t nbytes_for(const std::vector<LinearSpec>& specs, std::int64_t rank,
+                                 const BasisOptions& options);
 
-  // Starts a probe of the layers at these indices. Returns the passes it takes, at least one: a random basis needs no gradient,
-  // and its pass only tells the step's loss.
+  // Starts a probe of the layers at these indices. Returns the passes it takes, at least one: a random basis
+  // needs no gradient, and its pass only tells the step's loss.
   int begin(std::vector<std::size_t> indices);
-  int begin();   // of all layers
+  int begin();  // of all layers
   void begin_pass(int pass);
-  std::vector<at::Tensor> accumulators();   // of the running pass, fp32
+  std::vector<at::Tensor> accumulators();  // of the running pass, fp32
   void end_pass(int pass, dist::Communicator& comm);
 
   bool finite() const noexcept { return finite_; }
   // Layers of this probe by position, 0 to size() - 1, in the order given to begin.
   std::size_t size() const noexcept { return indices_.size(); }
   std::size_t index(std::size_t position) const { return indices_[position]; }
-  bool owns(std::size_t position, const dist::Communicator& comm) const { return owner(position, comm) == comm.rank(); }
+  bool owns(std::size_t position, const dist::Communicator& comm) const {
+    return owner(position, comm) == comm.rank();
+  }
   // The new basis; once, on the rank that owns the layer.
   Projector take(std::size_t position);
   // Broadcasts tensors from the layer's owner.
   void share(const std::vector<at::Tensor>& tensors, std::size_t position, dist::Communicator& comm) const;
   // FittedBasis::captured_energy by position, of all ranks' layers.
   std::vector<double> captured_energies(dist::Communicator& comm) const;
-  void end();   // the next probe draws other random matrices
+  void end();  // the next probe draws other random matrices
 
   void save(StateWriter& out) const { out.integer("probes", probes_); }
   void load(const StateReader& in) { probes_ = in.integer("probes"); }
 
  private:
   struct Group {
-    std::size_t first, last;   // positions [first, last)
+    std::size_t first, last;  // positions [first, last)
     int first_pass, passes;
   };
   int owner(std::size_t position, const dist::Communicator& comm) const {
@@ -65,7 +72,7 @@ class BasisProbe {
   }
   ProbedLinear& layer(std::size_t position) const { return *layers_[indices_[position]]; }
   std::vector<Group> make_groups() const;
-  const Group* running(int pass) const;   // null: the pass only tells the loss
+  const Group* running(int pass) const;  // null: the pass only tells the loss
   std::uint64_t sketch_seed(const ProbedLinear& layer) const;
   void fit(std::size_t position, BasisSketch& sketch);
 
@@ -74,14 +81,14 @@ class BasisProbe {
   std::uint64_t seed_;
   at::Device device_;
   std::vector<ProbedLinear*> layers_;
-  std::int64_t probes_ = 0;   // ended ones
+  std::int64_t probes_ = 0;  // ended ones
 
   // Of the running probe.
   std::vector<std::size_t> indices_;
   std::vector<Group> groups_;
-  std::vector<std::unique_ptr<BasisSketch>> sketches_;   // of the running group
-  std::vector<std::optional<Projector>> fitted_;         // by position; only on the rank that owns it
-  std::vector<double> energies_;                         // by position; 0 where another rank owns it
+  std::vector<std::unique_ptr<BasisSketch>> sketches_;  // of the running group
+  std::vector<std::optional<Projector>> fitted_;        // by position; only on the rank that owns it
+  std::vector<double> energies_;                        // by position; 0 where another rank owns it
   bool finite_ = true;
 };
 

@@ -22,8 +22,8 @@ std::vector<std::int64_t> by_gaps(const std::function<std::int64_t(std::int64_t)
   }
 }
 
-// Drops the trained merges whose next gap reaches the end of the run.
-std::vector<std::int64_t> guarded(const std::function<std::int64_t(std::int64_t)>& gap, std::int64_t total_steps) {
+std::vector<std::int64_t> within_run(const std::function<std::int64_t(std::int64_t)>& gap, std::int64_t total_steps, ScheduleEnd end) {
+  if (end == ScheduleEnd::open) return by_gaps(gap, total_steps - 1);
   std::vector<std::int64_t> steps = by_gaps(gap, total_steps);
   while (steps.size() > 1 && steps.back() + gap(static_cast<std::int64_t>(steps.size()) - 1) >= total_steps) steps.pop_back();
   return steps;
@@ -40,23 +40,25 @@ std::function<std::int64_t(std::int64_t)> exponential_gap(std::int64_t tau, doub
 
 }  // namespace
 
-MergeSchedule MergeSchedule::every(std::int64_t tau, std::int64_t total_steps) {
-  return MergeSchedule(guarded([=](std::int64_t) { return tau; }, total_steps));
+MergeSchedule MergeSchedule::every(std::int64_t tau, std::int64_t total_steps, ScheduleEnd end) {
+  return MergeSchedule(within_run([=](std::int64_t) { return tau; }, total_steps, end));
 }
 
-MergeSchedule MergeSchedule::linear(std::int64_t tau, std::int64_t increment, std::int64_t total_steps) {
-  return MergeSchedule(guarded([=](std::int64_t k) { return tau + k * increment; }, total_steps));
+MergeSchedule MergeSchedule::linear(std::int64_t tau, std::int64_t increment, std::int64_t total_steps, ScheduleEnd end) {
+  return MergeSchedule(within_run([=](std::int64_t k) { return tau + k * increment; }, total_steps, end));
 }
 
-MergeSchedule MergeSchedule::exponential(std::int64_t tau, double psi, std::int64_t max_gap, std::int64_t total_steps) {
-  return MergeSchedule(guarded(exponential_gap(tau, psi, max_gap), total_steps));
+MergeSchedule MergeSchedule::exponential(std::int64_t tau, double psi, std::int64_t max_gap, std::int64_t total_steps,
+                                         ScheduleEnd end) {
+  return MergeSchedule(within_run(exponential_gap(tau, psi, max_gap), total_steps, end));
 }
 
-MergeSchedule MergeSchedule::at_steps(std::vector<std::int64_t> steps, std::int64_t total_steps) {
+MergeSchedule MergeSchedule::at_steps(std::vector<std::int64_t> steps, std::int64_t total_steps, ScheduleEnd end) {
   steps.push_back(0);
   std::sort(steps.begin(), steps.end());
   steps.erase(std::unique(steps.begin(), steps.end()), steps.end());
-  std::erase_if(steps, [&](std::int64_t step) { return step > 0 && step + 1 >= total_steps; });
+  const std::int64_t last_step = end == ScheduleEnd::open ? total_steps - 1 : total_steps - 2;
+  std::erase_if(steps, [&](std::int64_t step) { return step > 0 && step > last_step; });
   return MergeSchedule(std::move(steps));
 }
 
@@ -64,26 +66,32 @@ std::vector<std::int64_t> MergeSchedule::exponential_steps(std::int64_t tau, dou
   return by_gaps(exponential_gap(tau, psi, max_gap), last_step);
 }
 
-MergeSchedule MergeSchedule::parse(const ConfigNode& node, std::int64_t total_steps) {
-  enum class Kind { exponential, fixed, linear, at_steps };
-  constexpr std::array<std::pair<std::string_view, Kind>, 4> kKinds = {
-      {{"exponential", Kind::exponential}, {"static", Kind::fixed}, {"linear", Kind::linear}, {"at_steps", Kind::at_steps}}};
+MergeSchedule MergeSchedule::parse(const ConfigNode& node, std::int64_t total_steps, const ScheduleDefaults& defaults) {
+  constexpr std::array<std::pair<std::string_view, ScheduleKind>, 4> kKinds = {{{"exponential", ScheduleKind::exponential},
+                                                                               {"static", ScheduleKind::fixed},
+                                                                               {"linear", ScheduleKind::linear},
+                                                                               {"at_steps", ScheduleKind::at_steps}}};
   constexpr std::int64_t kMaxStep = std::int64_t{1} << 40;
-  switch (node.choice("kind", Kind::exponential, kKinds)) {
-    case Kind::fixed: return every(node.integer("tau", 100, {1, kMaxStep}), total_steps);
-    case Kind::linear: {
-      const std::int64_t tau = node.integer("tau", 100, {1, kMaxStep});
-      return linear(tau, node.integer("increment", 10, {0, kMaxStep}), total_steps);
+  const auto tau = [&] { return node.integer("tau", defaults.tau, {1, kMaxStep}); };
+  switch (node.choice("kind", defaults.kind, kKinds)) {
+    case ScheduleKind::fixed: return every(tau(), total_steps, defaults.end);
+    case ScheduleKind::linear: {
+      const std::int64_t first = tau();
+      return linear(first, node.integer("increment", 10, {0, kMaxStep}), total_steps, defaults.end);
     }
-    case Kind::at_steps: return at_steps(node.integers("steps", {}, {0, kMaxStep}), total_steps);
-    case Kind::exponential: break;
+    case ScheduleKind::at_steps: return at_steps(node.integers("steps", {}, {0, kMaxStep}), total_steps, defaults.end);
+    case ScheduleKind::exponential: break;
   }
-  const std::int64_t tau = node.integer("tau", 100, {1, kMaxStep});
+  const std::int64_t first = tau();
   const double psi = node.real("psi", 1.2, {1.0, 100.0});
-  return exponential(tau, psi, node.integer("max_gap", 2500, {1, kMaxStep}), total_steps);
+  return exponential(first, psi, node.integer("max_gap", 2500, {1, kMaxStep}), total_steps, defaults.end);
 }
 
 bool MergeSchedule::due(std::int64_t step) const noexcept { return std::binary_search(steps_.begin(), steps_.end(), step); }
+
+std::int64_t MergeSchedule::count_before(std::int64_t step) const noexcept {
+  return std::lower_bound(steps_.begin(), steps_.end(), step) - steps_.begin();
+}
 
 std::int64_t MergeSchedule::next_after(std::int64_t step) const noexcept {
   const auto found = std::upper_bound(steps_.begin(), steps_.end(), step);

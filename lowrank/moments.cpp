@@ -15,8 +15,8 @@ Moments parse_moments(const ConfigNode& node, Moments fallback) {
   return node.choice("moments", fallback, kMoments);
 }
 
-void rotate_moments(Optimizer& optimizer, const std::string& param_name, Side side, const at::Tensor& old_basis,
-                    const at::Tensor& new_basis) {
+void rotate_moments(Optimizer& optimizer, const std::string& param_name, Side side,
+                    const at::Tensor& old_basis, const at::Tensor& new_basis) {
   const at::Tensor rotation = at::mm(new_basis.t(), old_basis);
   optimizer.transform(param_name, [&](const at::Tensor& moment, int power) {
     const at::Tensor map = power == 2 ? rotation.square() : rotation;

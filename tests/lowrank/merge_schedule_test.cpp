@@ -118,6 +118,21 @@ TEST(MergeSchedule, ReadsEachKindFromARecipe) {
   EXPECT_THAT(parsed("{kind: at_steps, steps: [3, 9]}", 20).steps(), ElementsAre(0, 3, 9));
 }
 
+TEST(MergeSchedule, WithAnOpenEndIsDueAsLongAsTheRunLasts) {
+  const auto open = [](const std::string& yaml, std::int64_t total_steps) {
+    const auto node = ConfigNode::parse_text(yaml, "r.yaml");
+    return MergeSchedule::parse(node, total_steps, {ScheduleKind::fixed, 10, ScheduleEnd::open});
+  };
+  EXPECT_THAT(open("{}", 35).steps(), ElementsAre(0, 10, 20, 30));
+  EXPECT_THAT(open("{}", 31).steps(), ElementsAre(0, 10, 20, 30));
+  EXPECT_THAT(open("{}", 30).steps(), ElementsAre(0, 10, 20));
+  EXPECT_THAT(open("{kind: linear, increment: 5}", 46).steps(), ElementsAre(0, 10, 25, 45));
+  EXPECT_THAT(open("{kind: exponential, psi: 2, max_gap: 13}", 40).steps(), ElementsAre(0, 10, 22, 35));
+  EXPECT_THAT(open("{kind: at_steps, steps: [19, 20]}", 20).steps(), ElementsAre(0, 19));
+  EXPECT_EQ(open("{}", 35).count_before(20), 2);
+  EXPECT_EQ(open("{}", 35).count_before(21), 3);
+}
+
 TEST(MergeSchedule, RefusesBadRecipesAtTheirKey) {
   const auto refusal = [](const std::string& yaml) {
     return test::message_of<UsageError>([&] { parsed(yaml, 100); });
