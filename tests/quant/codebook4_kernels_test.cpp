@@ -5,11 +5,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <hwy/highway.h>
 
 #include "framework/core/error.hpp"
+#include "quant/fp4_codec.hpp"
+#include "quant/int4_codec.hpp"
 #include "quant/nf4_codec.hpp"
-#include "tests/quant/nf4_test_support.hpp"
+#include "tests/quant/every_target.hpp"
 
 namespace kumiko::quant {
 namespace {
@@ -38,18 +39,19 @@ struct Backend {
   friend void PrintTo(const Backend& backend, std::ostream* out) { *out << backend.name; }
 };
 
-Encoded encode(EncodeKernel kernel, const at::Tensor& dense, std::int64_t block_size) {
+Encoded encode(EncodeKernel kernel, const at::Tensor& dense, std::int64_t block_size,
+               const Codebook4& book = kNf4Codebook, std::optional<std::uint64_t> seed = std::nullopt) {
   const std::int64_t numel = dense.numel();
   Encoded out{at::empty({(numel + 1) / 2}, at::kByte),
               at::empty({(numel + block_size - 1) / block_size}, at::kFloat)};
-  kernel(kNf4Codebook, dense, block_size, std::nullopt, out.codes, out.absmax);
+  kernel(book, dense, block_size, seed, out.codes, out.absmax);
   return out;
 }
 
 at::Tensor decode(DecodeKernel kernel, const Encoded& value, std::int64_t numel, std::int64_t block_size,
-                  at::ScalarType dtype) {
+                  at::ScalarType dtype, const Codebook4& book = kNf4Codebook) {
   at::Tensor out = at::empty({numel}, dtype);
-  kernel(kNf4Codebook, value.codes, {.values = value.absmax}, block_size, out);
+  kernel(book, value.codes, {.values = value.absmax}, block_size, out);
   return out;
 }
 
@@ -254,45 +256,41 @@ TEST_P(Nf4Kernels, IsIdempotent) {
   }
 }
 
-// Every instruction set that this machine has and that was compiled for, against plain loops.
-class Nf4EveryTarget : public testing::TestWithParam<std::int64_t> {
+class Codebook4EveryTarget : public test::EveryTarget {
  protected:
-  void TearDown() override { force(0); }
-
-  static void force(std::int64_t target) {
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  void expect_equal_to_reference(const Codebook4& book, std::optional<std::uint64_t> seed,
+                                 const at::Tensor& dense, std::int64_t block_size) {
+    force(0);
+    const Encoded expected = quant::encode(reference::codebook4_encode, dense, block_size, book, seed);
+    force(GetParam());
+    const Encoded found = quant::encode(cpu::codebook4_encode, dense, block_size, book, seed);
+    const auto what = [&] {
+      return concat(dense.numel(), " elements, block ", block_size, ", ", dense.scalar_type(),
+                    ", lowest level ", book.levels[0], seed ? ", stochastic" : "");
+    };
+    ASSERT_TRUE(same_bits(found.codes, expected.codes))
+        << what() << ": " << hex_of(found.codes) << ", expected " << hex_of(expected.codes);
+    ASSERT_TRUE(test::same_numbers(found.absmax, expected.absmax)) << what();
+    for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
+      const auto numel = dense.numel();
+      const at::Tensor plain =
+          quant::decode(reference::codebook4_decode, expected, numel, block_size, dtype, book);
+      const at::Tensor fast = quant::decode(cpu::codebook4_decode, expected, numel, block_size, dtype, book);
+      ASSERT_TRUE(test::same_numbers(fast, plain)) << what() << " to " << dtype;
+    }
   }
 
   void expect_equal_to_reference(const at::Tensor& dense, std::int64_t block_size) {
-    force(0);
-    const Encoded expected = quant::encode(reference::codebook4_encode, dense, block_size);
-    force(GetParam());
-    const Encoded found = quant::encode(cpu::codebook4_encode, dense, block_size);
-    const auto what = [&] {
-      return concat(dense.numel(), " elements, block ", block_size, ", ", dense.scalar_type());
-    };
-    ASSERT_EQ(hex_of(found.codes), hex_of(expected.codes)) << what();
-    ASSERT_TRUE(same_bits(found.absmax.nan_to_num(7), expected.absmax.nan_to_num(7))) << what();
-    for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
-      const at::Tensor plain =
-          quant::decode(reference::codebook4_decode, expected, dense.numel(), block_size, dtype);
-      const at::Tensor fast =
-          quant::decode(cpu::codebook4_decode, expected, dense.numel(), block_size, dtype);
-      ASSERT_TRUE(fast.isnan().equal(plain.isnan())) << what() << " to " << dtype;
-      ASSERT_TRUE(
-          same_bits(fast.nan_to_num(7, INFINITY, -INFINITY), plain.nan_to_num(7, INFINITY, -INFINITY)))
-          << what() << " to " << dtype;
+    for (const Codebook4* book : {&kNf4Codebook, &kFp4Codebook, &kInt4Codebook}) {
+      expect_equal_to_reference(*book, std::nullopt, dense, block_size);
+      expect_equal_to_reference(*book, 77, dense, block_size);
     }
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(Targets, Nf4EveryTarget, testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
-                         [](const auto& param_info) {
-                           return std::string(hwy::TargetName(param_info.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(Targets, Codebook4EveryTarget, test::every_target(), test::target_name);
 
-TEST_P(Nf4EveryTarget, EqualsTheReferenceForEveryBlockSizeAndType) {
+TEST_P(Codebook4EveryTarget, EqualsTheReferenceForEveryBlockSizeAndType) {
   for (std::int64_t block_size = 32; block_size <= 4096; block_size *= 2) {
     const at::Tensor dense = normal({3 * block_size + block_size / 2 + 1}, block_size);
     for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf})
@@ -300,25 +298,25 @@ TEST_P(Nf4EveryTarget, EqualsTheReferenceForEveryBlockSizeAndType) {
   }
 }
 
-TEST_P(Nf4EveryTarget, EqualsTheReferenceAtEveryCountUpToThreeBlocks) {
+TEST_P(Codebook4EveryTarget, EqualsTheReferenceAtEveryCountUpToThreeBlocks) {
   for (std::int64_t numel = 0; numel <= 3 * 64 + 1; ++numel) {
     for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf})
       expect_equal_to_reference(normal({numel}, numel).to(dtype), 64);
   }
 }
 
-TEST_P(Nf4EveryTarget, EqualsTheReferenceOnAMatrixOfOddWidth) {
+TEST_P(Codebook4EveryTarget, EqualsTheReferenceOnAMatrixOfOddWidth) {
   expect_equal_to_reference(normal({64, 5461}, 3).view({-1}), 64);
 }
 
-TEST_P(Nf4EveryTarget, EqualsTheReferenceFromDenormalToHuge) {
+TEST_P(Codebook4EveryTarget, EqualsTheReferenceFromDenormalToHuge) {
   for (int exponent = -149; exponent <= 127; ++exponent) {
     expect_equal_to_reference(normal({200}, exponent + 200).clamp(-1.9, 1.9) * std::ldexp(1.0f, exponent),
                               64);
   }
 }
 
-TEST_P(Nf4EveryTarget, EqualsTheReferenceOnAll16BitPatterns) {
+TEST_P(Codebook4EveryTarget, EqualsTheReferenceOnAll16BitPatterns) {
   const at::Tensor patterns = at::arange(65536, at::kInt).to(at::kShort);
   for (const auto dtype : {at::kBFloat16, at::kHalf}) {
     const at::Tensor dense = patterns.view(dtype);
@@ -328,7 +326,7 @@ TEST_P(Nf4EveryTarget, EqualsTheReferenceOnAll16BitPatterns) {
   }
 }
 
-TEST_P(Nf4EveryTarget, EqualsTheReferenceOnNonFiniteValues) {
+TEST_P(Codebook4EveryTarget, EqualsTheReferenceOnNonFiniteValues) {
   for (const float bad : {kInfinity, -kInfinity, std::numeric_limits<float>::quiet_NaN()}) {
     for (const int where : {0, 63, 64, 130}) {
       at::Tensor dense = normal({131}, 5);
@@ -338,7 +336,7 @@ TEST_P(Nf4EveryTarget, EqualsTheReferenceOnNonFiniteValues) {
   }
 }
 
-TEST_P(Nf4EveryTarget, DecodesToAnyRepresentableScaleAsTheReferenceDoes) {
+TEST_P(Codebook4EveryTarget, DecodesToAnyRepresentableScaleAsTheReferenceDoes) {
   const at::Tensor bits =
       at::randint(0, 0x7f800000, {4096}, at::detail::createCPUGenerator(9), at::TensorOptions(at::kInt));
   Encoded value{
@@ -352,7 +350,7 @@ TEST_P(Nf4EveryTarget, DecodesToAnyRepresentableScaleAsTheReferenceDoes) {
   }
 }
 
-TEST(Nf4CpuKernels, SplitWorkOverThreadsWithoutChangingABit) {
+TEST(Codebook4CpuKernels, SplitWorkOverThreadsWithoutChangingABit) {
   const at::Tensor dense = normal({1000 * 1000 + 1}, 21);
   const Encoded expected = encode(reference::codebook4_encode, dense, 64);
   const Encoded found = encode(cpu::codebook4_encode, dense, 64);
@@ -362,11 +360,11 @@ TEST(Nf4CpuKernels, SplitWorkOverThreadsWithoutChangingABit) {
                         decode(reference::codebook4_decode, found, dense.numel(), 64, at::kBFloat16)));
 }
 
-TEST(Nf4CpuKernels, RefuseOtherTypes) {
+TEST(Codebook4CpuKernels, RefuseOtherTypes) {
   EXPECT_THROW(encode(cpu::codebook4_encode, at::zeros({64}, at::kDouble), 64), ShapeError);
 }
 
-TEST(Nf4CudaKernels, SayThatTheyAreNotBuilt) {
+TEST(Codebook4CudaKernels, SayThatTheyAreNotBuilt) {
   try {
     encode(cuda::codebook4_encode, at::zeros({64}, at::kFloat), 64);
     FAIL() << "no error";

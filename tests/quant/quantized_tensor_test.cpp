@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "framework/core/error.hpp"
-#include "tests/quant/nf4_test_support.hpp"
+#include "tests/quant/quant_test_support.hpp"
 #include "tests/support/memory_state.hpp"
 
 namespace kumiko::quant {

@@ -9,7 +9,7 @@
 
 #include "framework/core/error.hpp"
 #include "quant/scale_kernels.hpp"
-#include "tests/quant/nf4_test_support.hpp"
+#include "tests/quant/quant_test_support.hpp"
 
 namespace kumiko::quant {
 namespace {
