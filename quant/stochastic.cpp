@@ -1,24 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "quant/stochastic.hpp"
 
-#include <bit>
-#include <cmath>
+#include <algorithm>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include "framework/core/error.hpp"
+#include "quant/cpu/bf16_simd.hpp"
 
 namespace kumiko::quant {
 namespace {
 
-constexpr std::int64_t kGrainElements = 64 * 1024;
-
-// bf16 is the upper half of fp32, and its neighbours are equally far apart in fp32's bits.
-std::uint16_t to_bf16(float x, std::uint32_t random) {
-  if (!std::isfinite(x)) return c10::BFloat16(x).x;
-  return static_cast<std::uint16_t>((std::bit_cast<std::uint32_t>(x) + (random >> 16)) >> 16);
-}
+constexpr std::int64_t kChunk = 64 * 1024;  // elements, even: a word of random bits serves two
 
 }  // namespace
 
@@ -30,11 +24,13 @@ at::Tensor stochastic_to(const at::Tensor& dense, at::ScalarType dtype, std::uin
   KUMIKO_EXPECTS(dense.is_cpu(), NotBuiltError, "stochastic rounding to bf16: built without CUDA");
   const at::Tensor source = dense.to(at::kFloat).contiguous();
   at::Tensor out = at::empty(source.sizes(), source.options().dtype(at::kBFloat16));
-  const std::uint64_t key = stochastic_key(seed);
   const float* from = source.const_data_ptr<float>();
-  auto* to = out.mutable_data_ptr<at::BFloat16>();
-  at::parallel_for(0, source.numel(), kGrainElements, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t i = first; i < last; ++i) to[i].x = to_bf16(from[i], stochastic_bits(key, i));
+  auto* to = reinterpret_cast<std::uint16_t*>(out.mutable_data_ptr<at::BFloat16>());
+  const std::int64_t numel = source.numel();
+  const std::int64_t chunks = (numel + kChunk - 1) / kChunk;
+  at::parallel_for(0, chunks, 1, [&](std::int64_t first, std::int64_t last) {
+    const std::int64_t begin = first * kChunk;
+    cpu::stochastic_bf16(from + begin, begin, std::min(last * kChunk, numel) - begin, seed, to + begin);
   });
   return out;
 }

@@ -2,6 +2,7 @@
 // Random numbers of stochastic rounding: by seed and element index only, whatever threads and vectors do.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 
 #include <ATen/core/Tensor.h>
@@ -26,6 +27,14 @@ constexpr std::uint32_t stochastic_bits(std::uint64_t key, std::int64_t index) n
 // In [0, 1), a multiple of 2^-24.
 constexpr float stochastic_unit(std::uint32_t bits) noexcept {
   return static_cast<float>(bits >> 8) * 0x1p-24f;
+}
+
+// bf16 is the upper half of fp32, and its neighbours are equally far apart in fp32's bits.
+constexpr std::uint16_t stochastic_bf16_bits(float x, std::uint32_t random) noexcept {
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fc0;
+  if ((bits & 0x7fffffff) == 0x7f800000) return static_cast<std::uint16_t>(bits >> 16);
+  return static_cast<std::uint16_t>((bits + (random >> 16)) >> 16);
 }
 
 // Casts with stochastic rounding to bf16; exact where `dtype` holds every value of the source's. NaN and

@@ -9,7 +9,7 @@
 
 #include "framework/core/error.hpp"
 #include "quant/quantized_tensor.hpp"
-#include "tests/quant/quant_test_support.hpp"
+#include "tests/quant/every_target.hpp"
 
 namespace kumiko::quant {
 namespace {
@@ -128,6 +128,22 @@ TEST(StochasticDense, KeepsNonFiniteNumbers) {
     EXPECT_TRUE(std::isnan(found[2].item<float>()));
     EXPECT_EQ(found[3].item<float>(), 0.0f);
   }
+}
+
+class StochasticDenseEveryTarget : public test::EveryTarget {};
+
+INSTANTIATE_TEST_SUITE_P(Targets, StochasticDenseEveryTarget, test::every_target(), test::target_name);
+
+TEST_P(StochasticDenseEveryTarget, EqualsThePlainRule) {
+  force(GetParam());
+  const at::Tensor all = at::arange(0, 1LL << 32, 9973, at::kLong).to(at::kInt).view(at::kFloat);
+  const at::Tensor dense = at::cat({all, normal({200001}, 1)});
+  const at::Tensor found = stochastic_to(dense, at::kBFloat16, 11);
+  const auto* from = dense.const_data_ptr<float>();
+  const auto* to = found.const_data_ptr<at::BFloat16>();
+  const std::uint64_t key = stochastic_key(11);
+  for (std::int64_t i = 0; i < dense.numel(); ++i)
+    ASSERT_EQ(to[i].x, stochastic_bf16_bits(from[i], stochastic_bits(key, i))) << i << ": " << from[i];
 }
 
 TEST(StochasticDense, RefusesFp16) {
