@@ -4,7 +4,8 @@
 # nothing where nothing is missing.
 #   ci/setup.sh [--cpu] [--oracles]
 #     --cpu       no CUDA compiler, also on a machine with an NVIDIA driver
-#     --oracles   besides, .venv-oracles: the Python packages that tests/oracle compares with
+#     --oracles   besides, what only tests need: .venv-oracles with the Python packages that tests/oracle compares with, and
+#                 Chromium, which opens the page of 'kumiko ablate'
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,6 +14,7 @@ readonly DEBIAN_PACKAGES=(
   g++ make pkg-config git ca-certificates python3 python3-venv ccache iproute2
   libopenmpi-dev openmpi-bin libyaml-cpp-dev libhdf5-dev libgtest-dev libgmock-dev libbenchmark-dev libcli11-dev
   libspdlog-dev libfmt-dev nlohmann-json3-dev libsentencepiece-dev libhwy-dev zlib1g-dev libzstd-dev libicu-dev libssl-dev)
+readonly TEST_PACKAGES=(chromium)
 readonly PYTHON_PACKAGES=("torch==$TORCH" "numpy>=1.26" "cmake>=3.28" "ninja>=1.11")
 readonly CUDA_PACKAGES=("nvidia-cuda-nvcc==13.0.*" "nvidia-cuda-crt==13.0.*" "nvidia-nvvm==13.0.*" "nvidia-cuda-cccl==13.0.*")
 readonly ORACLE_PACKAGES=("transformers==5.23.0" "bitsandbytes==0.50.2" "safetensors>=0.5" "tensorboard>=2.18" "h5py>=3.11"
@@ -29,7 +31,7 @@ for argument in "$@"; do
   case $argument in
     --cpu) cpu_only=true ;;
     --oracles) oracles=true ;;
-    -h | --help) sed -n '3,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '3,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) fail "unknown option '$argument'; see ci/setup.sh --help" ;;
   esac
 done
@@ -51,14 +53,16 @@ list_needed_elsewhere() {
 install_debian_packages() {
   [[ ${KUMIKO_SKIP_PACKAGES:-0} != 1 ]] || { done_in "system packages: not looked at (KUMIKO_SKIP_PACKAGES=1)"; return; }
   if ! command -v apt-get > /dev/null || ! command -v dpkg-query > /dev/null; then list_needed_elsewhere; fi
-  local missing=() package
+  local needed=("${DEBIAN_PACKAGES[@]}") missing=() package
+  # Ubuntu has Chromium as a snap only; the test that wants it is skipped there.
+  if $oracles && grep -q '^ID=debian' /etc/os-release; then needed+=("${TEST_PACKAGES[@]}"); fi
   local installed
-  installed=$(dpkg-query -W -f='${db:Status-Abbrev} ${Package}\n' "${DEBIAN_PACKAGES[@]}" 2> /dev/null | awk '$1 == "ii" {print $2}') || true
-  for package in "${DEBIAN_PACKAGES[@]}"; do
+  installed=$(dpkg-query -W -f='${db:Status-Abbrev} ${Package}\n' "${needed[@]}" 2> /dev/null | awk '$1 == "ii" {print $2}') || true
+  for package in "${needed[@]}"; do
     grep -qxF -- "$package" <<< "$installed" || missing+=("$package")
   done
   if ((${#missing[@]} == 0)); then
-    done_in "system packages: all ${#DEBIAN_PACKAGES[@]} are there"
+    done_in "system packages: all ${#needed[@]} are there"
     return
   fi
   local as_root=()

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Folders and disks that fail a run, and runs that diverge.
-#include <sys/mount.h>
-
 #include <algorithm>
 
 #include <gtest/gtest.h>
 
 #include "tests/integration/refusal.hpp"
+#include "tests/support/mounted.hpp"
 
 namespace kumiko::test {
 namespace {
@@ -127,26 +126,6 @@ TEST_F(FullDisk, AtTheEndIsExitFourAndTheOlderCheckpointsGoOn) {
     expect_goes_on_as_whole();
   }
 }
-
-// A file system of its own size; root only.
-class Mounted {
- public:
-  explicit Mounted(std::filesystem::path path) : path_(std::move(path)) { std::filesystem::create_directories(path_); }
-  Mounted(const Mounted&) = delete;
-  Mounted& operator=(const Mounted&) = delete;
-  ~Mounted() {
-    if (mounted_) ::umount2(path_.c_str(), MNT_DETACH);
-  }
-  bool mount(const char* size) {
-    mounted_ = ::mount("tmpfs", path_.c_str(), "tmpfs", 0, size) == 0;
-    return mounted_;
-  }
-  bool grow(const char* size) const { return ::mount("tmpfs", path_.c_str(), "tmpfs", MS_REMOUNT, size) == 0; }
-
- private:
-  std::filesystem::path path_;
-  bool mounted_ = false;
-};
 
 TEST_F(FullDisk, ThatIsRealKeepsWhatFittedAndGoesOnWhenItHasGrown) {
   Mounted disk(work_ / "disk");

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 #include "framework/core/error.hpp"
@@ -11,7 +12,7 @@
 namespace kumiko::tools {
 namespace {
 
-constexpr double kWidth = 860, kHeight = 380;
+constexpr double kWidth = 1100, kHeight = 360;
 constexpr double kLeft = 62, kRight = 16, kTop = 14, kBottom = 46;
 
 bool is_drawable(const ChartPoint& point, ChartScale scale) {
@@ -58,10 +59,15 @@ class Frame {
 
   bool empty() const { return x_.empty(); }
   double px(double x) const { return kLeft + (x - x_.low) / (x_.high - x_.low) * (kWidth - kLeft - kRight); }
-  double py(double y) const { return kHeight - kBottom - (to_axis(y) - y_.low) / (y_.high - y_.low) * (kHeight - kTop - kBottom); }
-  std::vector<double> x_ticks() const { return linear_ticks(x_.low, x_.high, 8); }
+  double py(double y) const {
+    return kHeight - kBottom - (to_axis(y) - y_.low) / (y_.high - y_.low) * (kHeight - kTop - kBottom);
+  }
+  std::vector<double> x_ticks() const {
+    return linear_ticks(x_.low, x_.high, static_cast<int>(std::min(10.0, x_.high - x_.low)));
+  }
   std::vector<double> y_ticks() const {
-    return scale_ == ChartScale::log ? log_ticks(std::pow(10.0, y_.low), std::pow(10.0, y_.high)) : linear_ticks(y_.low, y_.high, 6);
+    return scale_ == ChartScale::log ? log_ticks(std::pow(10.0, y_.low), std::pow(10.0, y_.high))
+                                     : linear_ticks(y_.low, y_.high, 6);
   }
 
  private:
@@ -86,19 +92,24 @@ std::string draw_axes(const Chart& chart, const Frame& frame) {
   std::string svg;
   for (const double y : frame.y_ticks()) {
     const std::string py = at(frame.py(y));
-    svg += concat("<line class=\"grid\" x1=\"", left, "\" x2=\"", right, "\" y1=\"", py, "\" y2=\"", py, "\"/>");
-    svg += concat("<text x=\"", at(kLeft - 8), "\" y=\"", py, "\" text-anchor=\"end\" dominant-baseline=\"middle\">", tick_text(y), "</text>");
+    svg +=
+        concat("<line class=\"grid\" x1=\"", left, "\" x2=\"", right, "\" y1=\"", py, "\" y2=\"", py, "\"/>");
+    svg += concat("<text x=\"", at(kLeft - 8), "\" y=\"", py,
+                  "\" text-anchor=\"end\" dominant-baseline=\"middle\">", tick_text(y), "</text>");
   }
   for (const double x : frame.x_ticks()) {
     const std::string px = at(frame.px(x));
-    svg += concat("<line class=\"axis\" x1=\"", px, "\" x2=\"", px, "\" y1=\"", bottom, "\" y2=\"", at(kHeight - kBottom + 5), "\"/>");
-    svg += concat("<text x=\"", px, "\" y=\"", at(kHeight - kBottom + 20), "\" text-anchor=\"middle\">", tick_text(x), "</text>");
+    svg += concat("<line class=\"axis\" x1=\"", px, "\" x2=\"", px, "\" y1=\"", bottom, "\" y2=\"",
+                  at(kHeight - kBottom + 5), "\"/>");
+    svg += concat("<text x=\"", px, "\" y=\"", at(kHeight - kBottom + 20), "\" text-anchor=\"middle\">",
+                  tick_text(x), "</text>");
   }
-  svg += concat("<line class=\"axis\" x1=\"", left, "\" x2=\"", right, "\" y1=\"", bottom, "\" y2=\"", bottom, "\"/>");
-  svg += concat("<text class=\"label\" x=\"", at((kLeft + kWidth - kRight) / 2), "\" y=\"", at(kHeight - 6), "\" text-anchor=\"middle\">",
-                escape_html(chart.x_label), "</text>");
-  svg += concat("<text class=\"label\" transform=\"translate(14 ", at((kTop + kHeight - kBottom) / 2), ") rotate(-90)\" text-anchor=\"middle\">",
-                escape_html(chart.y_label), "</text>");
+  svg += concat("<line class=\"axis\" x1=\"", left, "\" x2=\"", right, "\" y1=\"", bottom, "\" y2=\"", bottom,
+                "\"/>");
+  svg += concat("<text class=\"label\" x=\"", at((kLeft + kWidth - kRight) / 2), "\" y=\"", at(kHeight - 6),
+                "\" text-anchor=\"middle\">", escape_html(chart.x_label), "</text>");
+  svg += concat("<text class=\"label\" transform=\"translate(14 ", at((kTop + kHeight - kBottom) / 2),
+                ") rotate(-90)\" text-anchor=\"middle\">", escape_html(chart.y_label), "</text>");
   return svg;
 }
 
@@ -116,13 +127,15 @@ std::string draw_series(const Series& series, const Chart& chart, const Frame& f
     upper += (upper.empty() ? "M" : "L") + px + " " + at(frame.py(point.high));
     lower = "L" + px + " " + at(frame.py(point.low)) + lower;
     if (chart.marks == ChartMarks::points) {
-      dots += concat("<circle cx=\"", px, "\" cy=\"", at(frame.py(point.mean)), "\" r=\"3\"><title>", escape_html(series.name), ", step ",
-                     fixed(point.x, 0), ": ", fixed(point.mean, 2), "</title></circle>");
+      dots += concat("<circle cx=\"", px, "\" cy=\"", at(frame.py(point.mean)), "\" r=\"3\"><title>",
+                     escape_html(series.name), ", step ", fixed(point.x, 0), ": ", fixed(point.mean, 2),
+                     "</title></circle>");
     }
   }
   if (line.empty()) return "";
-  return concat("<g class=\"series ", class_of(series), "\"><path class=\"band\" d=\"", upper, lower, "Z\"/><path class=\"line\" d=\"", line,
-                "\"><title>", escape_html(series.name), "</title></path>", dots, "</g>");
+  return concat("<g class=\"series ", class_of(series), "\"><path class=\"band\" d=\"", upper, lower,
+                "Z\"/><path class=\"line\" d=\"", line, "\"><title>", escape_html(series.name),
+                "</title></path>", dots, "</g>");
 }
 
 }  // namespace
@@ -139,7 +152,9 @@ std::vector<double> linear_ticks(double low, double high, int count) {
     }
   }
   std::vector<double> ticks;
-  for (double i = std::ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; ++i) ticks.push_back(i * step);
+  const auto first = static_cast<std::int64_t>(std::ceil(low / step - 1e-9));
+  for (std::int64_t i = first; static_cast<double>(i) * step <= high + 1e-9 * step; ++i)
+    ticks.push_back(static_cast<double>(i) * step);
   return ticks;
 }
 
@@ -159,9 +174,10 @@ std::vector<double> log_ticks(double low, double high) {
 std::string draw(const Chart& chart) {
   const Frame frame(chart);
   if (frame.empty()) return "";
-  std::string svg = concat("<svg viewBox=\"0 0 ", kWidth, " ", kHeight, "\" role=\"img\"><title>", escape_html(chart.title), "</title>");
-  svg += concat("<clipPath id=\"plot\"><rect x=\"", kLeft, "\" y=\"", kTop - 4, "\" width=\"", kWidth - kLeft - kRight + 6, "\" height=\"",
-                kHeight - kTop - kBottom + 4, "\"/></clipPath>");
+  std::string svg = concat("<svg viewBox=\"0 0 ", kWidth, " ", kHeight, "\" role=\"img\"><title>",
+                           escape_html(chart.title), "</title>");
+  svg += concat("<clipPath id=\"plot\"><rect x=\"", kLeft, "\" y=\"", kTop - 4, "\" width=\"",
+                kWidth - kLeft - kRight + 6, "\" height=\"", kHeight - kTop - kBottom + 4, "\"/></clipPath>");
   svg += draw_axes(chart, frame) + "<g clip-path=\"url(#plot)\">";
   for (const Series& series : chart.series) svg += draw_series(series, chart, frame);
   return svg + "</g></svg>";
@@ -171,12 +187,23 @@ std::string escape_html(const std::string& text) {
   std::string out;
   for (const char c : text) {
     switch (c) {
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '&': out += "&amp;"; break;
-      case '"': out += "&quot;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out += static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t' ? ' ' : c;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '&':
+        out += "&amp;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        out += static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t' ? ' ' : c;
     }
   }
   return out;

@@ -24,14 +24,21 @@ constexpr std::string_view kErrorMark = "kumiko: error: ";
 
 std::string describe_code(int code) {
   switch (static_cast<ExitCode>(code)) {
-    case ExitCode::usage: return "command line or recipe";
-    case ExitCode::data: return "data";
-    case ExitCode::checkpoint: return "checkpoint";
-    case ExitCode::out_of_memory: return "out of memory";
-    case ExitCode::diverged: return "diverged";
-    default: break;
+    case ExitCode::usage:
+      return "command line or recipe";
+    case ExitCode::data:
+      return "data";
+    case ExitCode::checkpoint:
+      return "checkpoint";
+    case ExitCode::out_of_memory:
+      return "out of memory";
+    case ExitCode::diverged:
+      return "diverged";
+    default:
+      break;
   }
-  if (code == 128 + SIGKILL) return "killed by signal 9; the kernel does that too when memory runs out, see its log";
+  if (code == 128 + SIGKILL)
+    return "killed by signal 9; the kernel does that too when memory runs out, see its log";
   if (code > 128) return concat("ended by signal ", code - 128, " (", ::strsignal(code - 128), ")");
   return concat("exit code ", code);
 }
@@ -49,7 +56,8 @@ std::string last_error(const std::string& output) {
 
 Child::Child(const std::vector<std::string>& arguments, std::filesystem::path log) : log_(std::move(log)) {
   const int out = ::open(log_.c_str(), O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0666);
-  KUMIKO_EXPECTS(out >= 0, UsageError, "cannot open ", log_.string(), ": ", std::strerror(errno), "; make room or choose another output_dir");
+  KUMIKO_EXPECTS(out >= 0, UsageError, "cannot open ", log_.string(), ": ", std::strerror(errno),
+                 "; make room or choose another output_dir");
   std::error_code unknown;
   log_begin_ = std::filesystem::file_size(log_, unknown);
   const std::string binary = std::filesystem::read_symlink("/proc/self/exe").string();
@@ -60,7 +68,7 @@ Child::Child(const std::vector<std::string>& arguments, std::filesystem::path lo
   pid_ = ::fork();
   if (pid_ == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (::getppid() != parent) ::_exit(128 + SIGKILL);   // the parent died before the kernel knew
+    if (::getppid() != parent) ::_exit(128 + SIGKILL);  // the parent died before the kernel knew
     ::setpgid(0, 0);
     ::dup2(out, STDOUT_FILENO);
     ::dup2(out, STDERR_FILENO);
@@ -75,7 +83,11 @@ Child::Child(const std::vector<std::string>& arguments, std::filesystem::path lo
 }
 
 Child::Child(Child&& other) noexcept
-    : log_(std::move(other.log_)), log_begin_(other.log_begin_), pid_(std::exchange(other.pid_, -1)), status_(other.status_), begin_(other.begin_) {}
+    : log_(std::move(other.log_)),
+      log_begin_(other.log_begin_),
+      pid_(std::exchange(other.pid_, -1)),
+      status_(other.status_),
+      begin_(other.begin_) {}
 
 Child::~Child() {
   if (pid_ <= 0) return;
@@ -92,7 +104,9 @@ void Child::signal(int number) const {
   if (pid_ > 0) ::kill(pid_, number);
 }
 
-double Child::seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count(); }
+double Child::seconds() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+}
 
 std::string Child::output() const {
   std::ifstream in(log_, std::ios::binary);

@@ -15,7 +15,8 @@ namespace {
 
 // Keys in which two runs must agree to be compared, unless they are what is compared.
 bool is_common_ground(const std::string& key) {
-  constexpr std::array<std::string_view, 5> kKeys = {"train.steps", "train.global_batch_size", "eval.tokens", "data.sequence_length", "data.train"};
+  constexpr std::array<std::string_view, 5> kKeys = {"train.steps", "train.global_batch_size", "eval.tokens",
+                                                     "data.sequence_length", "data.train"};
   return key.starts_with("model.") || std::ranges::find(kKeys, key) != kKeys.end();
 }
 
@@ -42,8 +43,9 @@ std::string learning_rate_of(const std::string& recipe) {
   try {
     const ConfigTree tree = parse_config_tree(recipe, "recipe");
     const std::string scale = scalar_at(tree, "optimizer.lr_scale.matrices");
-    return "lr " + scalar_at(tree, "optimizer.lr") + (scale.empty() || scale == "1.0" ? "" : ", matrices " + scale);
-  } catch (const UsageError&) {   // a damaged recipe.yaml
+    return "lr " + scalar_at(tree, "optimizer.lr") +
+           (scale.empty() || scale == "1.0" ? "" : ", matrices " + scale);
+  } catch (const UsageError&) {  // a damaged recipe.yaml
     return "";
   }
 }
@@ -57,23 +59,32 @@ std::vector<std::string> fairness_remarks(const Report& report, const std::vecto
     for (const auto& difference : compare_recipes(baseline->recipe, variant.recipe)) {
       if (is_common_ground(difference.key)) keys.push_back(difference.key);
     }
-    if (!keys.empty()) remarks.push_back(concat(variant.name, " differs from ", report.baseline, " in ", join_words(keys), ": not the same task"));
+    if (!keys.empty())
+      remarks.push_back(concat(variant.name, " differs from ", report.baseline, " in ", join_words(keys),
+                               ": not the same task"));
   }
   if (!tried.empty() && report.variants.size() > 1) {
     const auto [fewest, most] = std::ranges::minmax_element(tried);
-    const auto name = [&](auto at) { return report.variants[static_cast<std::size_t>(at - tried.begin())].name; };
+    const auto name = [&](auto at) {
+      return report.variants[static_cast<std::size_t>(at - tried.begin())].name;
+    };
     if (*most == 1) {
-      remarks.push_back("the learning rate was not swept: a variant may look worse only because the rate given suits it less");
+      remarks.push_back(
+          "the learning rate was not swept: a variant may look worse only because the rate given suits it "
+          "less");
     } else if (*fewest != *most) {
-      remarks.push_back(concat("not tuned alike: ", *most, " learning rates were tried for ", name(most), ", ", *fewest, " for ", name(fewest)));
+      remarks.push_back(concat("not tuned alike: ", *most, " learning rates were tried for ", name(most),
+                               ", ", *fewest, " for ", name(fewest)));
     }
   }
   for (const VariantReport& variant : report.variants) {
     if (!variant.edges.empty()) {
-      remarks.push_back(concat(variant.name, ": the best ", join_words(variant.edges), " is the first or last one tried; a better one may lie outside"));
+      remarks.push_back(concat(variant.name, ": the best ", join_words(variant.edges),
+                               " is the first or last one tried; a better one may lie outside"));
     }
   }
-  const bool single = std::ranges::all_of(report.variants, [](const VariantReport& variant) { return variant.planned <= 1; });
+  const bool single =
+      std::ranges::all_of(report.variants, [](const VariantReport& variant) { return variant.planned <= 1; });
   if (single) remarks.push_back("one seed: differences have no confidence interval");
   return remarks;
 }

@@ -14,7 +14,7 @@
 namespace kumiko::tools {
 namespace {
 
-constexpr double kPaperDense = 2.0;   // bytes of a bf16 number
+constexpr double kPaperDense = 2.0;  // bytes of a bf16 number
 
 std::string text_at(const ConfigTree& tree, std::string_view key, const std::string& fallback) {
   const ConfigTree* value = find_value(tree, key);
@@ -22,19 +22,23 @@ std::string text_at(const ConfigTree& tree, std::string_view key, const std::str
 }
 
 quant::QuantFormat format_at(const ConfigTree& recipe, std::string_view key) {
-  const std::int64_t block = parse_integer(text_at(recipe, "method.quantization.block_size", "64")).value_or(64);
-  return {quant::parse_codec(text_at(recipe, key, "none")), block, text_at(recipe, "method.quantization.double_quant", "false") == "true"};
+  const std::int64_t block =
+      parse_integer(text_at(recipe, "method.quantization.block_size", "64")).value_or(64);
+  return {quant::parse_codec(text_at(recipe, key, "none")), block,
+          text_at(recipe, "method.quantization.double_quant", "false") == "true"};
 }
 
 double paper_bytes_each(const quant::QuantFormat& format) {
   if (format.codec == quant::CodecKind::none) return kPaperDense;
-  return static_cast<double>(quant::codec_of(format.codec).bits) / 8.0 + 4.0 / static_cast<double>(format.block_size);
+  return static_cast<double>(quant::codec_of(format.codec).bits) / 8.0 +
+         4.0 / static_cast<double>(format.block_size);
 }
 
 // As the plan counts them, on average.
 double planned_bytes_each(const quant::QuantFormat& format) {
   constexpr std::int64_t kMany = std::int64_t{1} << 24;
-  return static_cast<double>(quant::QuantizedTensor::nbytes_for(kMany, format, at::kFloat)) / static_cast<double>(kMany);
+  return static_cast<double>(quant::QuantizedTensor::nbytes_for(kMany, format, at::kFloat)) /
+         static_cast<double>(kMany);
 }
 
 std::int64_t targeted_elements(const ModelOptions& model, const ConfigTree& recipe) {
@@ -49,7 +53,8 @@ std::int64_t targeted_elements(const ModelOptions& model, const ConfigTree& reci
   };
   std::int64_t elements = 0;
   for (const auto& spec : model.linear_specs()) {
-    if (has(spec.kind == LinearKind::attention ? "attention" : "mlp")) elements += spec.in_features * spec.out_features;
+    if (has(spec.kind == LinearKind::attention ? "attention" : "mlp"))
+      elements += spec.in_features * spec.out_features;
   }
   return elements;
 }

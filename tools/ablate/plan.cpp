@@ -40,12 +40,16 @@ Resolved resolve(ConfigTree tree, const std::string& origin, const Vocabulary& v
   recipe.validate(1);
   constexpr std::int64_t kUnknown = 1;
   const std::int64_t known = vocabulary(node.child("data"));
-  const std::int64_t ids = known > 0 ? known : prepare ? prepare->vocab_size : recipe.model.vocab_size > 0 ? kUnknown : 32000;
+  const std::int64_t ids = known > 0                     ? known
+                           : prepare                     ? prepare->vocab_size
+                           : recipe.model.vocab_size > 0 ? kUnknown
+                                                         : 32000;
   const Assembly assembly(std::move(recipe), ids, 0);
   const Recipe& options = assembly.recipe;
   const std::int64_t micro = options.train.micro_batch_size.value_or(
       automatic_micro_batch(options.train.global_batch_size, 1, options.data.sequence_length));
-  const MemoryPlan plan = plan_memory(options.model, *assembly.method, options.train, micro, options.data.sequence_length);
+  const MemoryPlan plan =
+      plan_memory(options.model, *assembly.method, options.train, micro, options.data.sequence_length);
   return {node.to_yaml(), options.data, plan.total()};
 }
 
@@ -70,19 +74,23 @@ class Planner {
  private:
   void add_run(PlannedVariant& result, const LrPoint& point, std::int64_t seed) {
     const Variant& variant = *result.variant;
-    PlannedRun run{variant.name, point.name, seed, sweep_.output_dir / "runs" / variant.name / point.name / concat("seed-", seed), ""};
+    PlannedRun run{variant.name, point.name, seed,
+                   sweep_.output_dir / "runs" / variant.name / point.name / concat("seed-", seed), ""};
     ConfigTree tree = variant.recipe;
     apply_point(tree, variant.lr_sweep, point);
     apply_override(tree, concat("train.seed=", seed));
     apply_override(tree, "output_dir=" + quote_scalar(run.folder.string(), false));
-    if (find_value(tree, "train.threads") == nullptr) apply_override(tree, concat("train.threads=", threads_));
+    if (find_value(tree, "train.threads") == nullptr)
+      apply_override(tree, concat("train.threads=", threads_));
     if (result.runs.empty()) {
       const Resolved first = resolve(tree, sweep_.file.string(), vocabulary_);
       result.validation = first.data.validation;
       result.selection = selection_patterns(sweep_, first.data);
       result.recipe = first.recipe;
       if (result.validation.empty()) {
-        throw UsageError(concat(variant.place.text(), ": data.validation names no shards; without them there is nothing to compare"));
+        throw UsageError(
+            concat(variant.place.text(),
+                   ": data.validation names no shards; without them there is nothing to compare"));
       }
     }
     if (chooses_lr_) apply_override(tree, "data.validation=" + flow_list(result.selection));
@@ -99,7 +107,8 @@ class Planner {
 };
 
 bool is_own_to_a_run(const std::string& key) {
-  return key == "train.seed" || key == "train.threads" || key == "output_dir" || key.starts_with("log.") || key.starts_with("checkpoint.");
+  return key == "train.seed" || key == "train.threads" || key == "output_dir" || key.starts_with("log.") ||
+         key.starts_with("checkpoint.");
 }
 
 // Two variants with one recipe compare nothing: a slip of the pen.
@@ -109,8 +118,10 @@ void refuse_twins(const Plan& plan) {
       const Variant& a = *plan.variants[j].variant;
       const Variant& b = *plan.variants[i].variant;
       if (!describe_difference(plan.variants[j].recipe, plan.variants[i].recipe).empty()) continue;
-      const bool swept_apart = a.points.size() != b.points.size() || a.points.front().name != b.points.front().name;
-      KUMIKO_EXPECTS(swept_apart, UsageError, b.place.text(), ": variants '", a.name, "' and '", b.name, "' are the same recipe; remove one or change what they set");
+      const bool swept_apart =
+          a.points.size() != b.points.size() || a.points.front().name != b.points.front().name;
+      KUMIKO_EXPECTS(swept_apart, UsageError, b.place.text(), ": variants '", a.name, "' and '", b.name,
+                     "' are the same recipe; remove one or change what they set");
     }
   }
 }
@@ -135,7 +146,8 @@ std::string describe_difference(const std::string& baseline, const std::string& 
   std::string text;
   for (const auto& difference : compare_recipes(baseline, other)) {
     if (is_own_to_a_run(difference.key)) continue;
-    text += concat(text.empty() ? "" : ", ", difference.key, " ", difference.after.empty() ? "absent" : difference.after);
+    text += concat(text.empty() ? "" : ", ", difference.key, " ",
+                   difference.after.empty() ? "absent" : difference.after);
   }
   return text;
 }
@@ -150,10 +162,12 @@ void check_unchanged(const Plan& plan) {
       for (const auto& difference : compare_recipes(stored.str(), run.recipe)) {
         if (is_harmless(difference.key) && difference.key != "eval.tokens") continue;
         const auto folder = run.folder.parent_path().parent_path();
-        throw UsageError(concat(variant.variant->place.text(), ": variant '", run.variant, "' has changed since ", run.folder.string(), " was begun: ",
-                                difference.key, " was ", difference.before.empty() ? "absent" : difference.before, ", is ",
+        throw UsageError(concat(variant.variant->place.text(), ": variant '", run.variant,
+                                "' has changed since ", run.folder.string(), " was begun: ", difference.key,
+                                " was ", difference.before.empty() ? "absent" : difference.before, ", is ",
                                 difference.after.empty() ? "absent" : difference.after,
-                                "; undo it, give another output_dir, or remove ", folder.string(), " to have the variant run anew; nothing was touched"));
+                                "; undo it, give another output_dir, or remove ", folder.string(),
+                                " to have the variant run anew; nothing was touched"));
       }
     }
   }

@@ -49,7 +49,9 @@ bool has_learnt_nothing(const RunResult& run) {
 std::string note_of(const VariantReport& variant) {
   std::vector<std::string> notes;
   const auto lost = std::ranges::count_if(variant.runs, has_learnt_nothing);
-  if (lost > 0) notes.push_back(concat(lost, lost == 1 ? " run is" : " runs are", " no better than guessing by token frequency"));
+  if (lost > 0)
+    notes.push_back(
+        concat(lost, lost == 1 ? " run is" : " runs are", " no better than guessing by token frequency"));
   if (!variant.edges.empty()) notes.push_back(concat("best at the edge (", join_words(variant.edges), ")"));
   if (!variant.pending.empty()) notes.push_back(variant.pending);
   std::string text;
@@ -86,7 +88,8 @@ Row make_row(const VariantReport& variant, const VariantReport* baseline) {
   row.refresh_share = mean_of(variant.runs, [](const RunResult& run) { return run.refresh_share; });
   if (baseline != nullptr && baseline != &variant) {
     row.difference = paired_difference(variant, *baseline);
-    if (!baseline->recipe.empty() && !variant.recipe.empty()) row.differs = describe_difference(baseline->recipe, variant.recipe);
+    if (!baseline->recipe.empty() && !variant.recipe.empty())
+      row.differs = describe_difference(baseline->recipe, variant.recipe);
   }
   return row;
 }

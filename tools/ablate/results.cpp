@@ -50,7 +50,8 @@ std::optional<Perplexity> perplexity(const Json& object) {
   return Perplexity{*ppl, number(object, "ppl_published_convention").value_or(*ppl)};
 }
 
-// Steps between two logged ones are taken to last as long as the logged ones do; steps with a probe are always logged.
+// Steps between two logged ones are taken to last as long as the logged ones do; steps with a probe are
+// always logged.
 struct Times {
   double plain = 0.0, probe = 0.0, beside_probe = 0.0;
   std::int64_t plain_lines = 0, probe_lines = 0, steps = 0;
@@ -124,14 +125,17 @@ RunResult read_run(const std::filesystem::path& folder) {
   result.evaluated_on = text(evaluation, "shards");
   const Json failure = read_json(folder / "failure.json");
   if (!failure.empty() && !result.finished) {
-    result.failure = Failure{static_cast<int>(integer(failure, "exit_code")), text(failure, "reason"), text(failure, "log")};
+    result.failure = Failure{static_cast<int>(integer(failure, "exit_code")), text(failure, "reason"),
+                             text(failure, "log")};
   }
   return result;
 }
 
 void write_failure(const std::filesystem::path& folder, const Failure& failure) {
-  const nlohmann::ordered_json object = {{"exit_code", failure.exit_code}, {"reason", failure.reason}, {"log", failure.log.string()}};
-  write_file_durably(folder / "failure.json", object.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+  const nlohmann::ordered_json object = {
+      {"exit_code", failure.exit_code}, {"reason", failure.reason}, {"log", failure.log.string()}};
+  write_file_durably(folder / "failure.json",
+                     object.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
 void forget_failure(const std::filesystem::path& folder) {
@@ -139,10 +143,13 @@ void forget_failure(const std::filesystem::path& folder) {
   std::filesystem::remove(folder / "failure.json", ignored);
 }
 
-void write_evaluation(const std::filesystem::path& folder, const Perplexity& value, const std::string& shards) {
-  const nlohmann::ordered_json object = {
-      {"validation_perplexity", value.ppl}, {"ppl_published_convention", value.published_convention}, {"shards", shards}};
-  write_file_durably(folder / "evaluation.json", object.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+void write_evaluation(const std::filesystem::path& folder, const Perplexity& value,
+                      const std::string& shards) {
+  const nlohmann::ordered_json object = {{"validation_perplexity", value.ppl},
+                                         {"ppl_published_convention", value.published_convention},
+                                         {"shards", shards}};
+  write_file_durably(folder / "evaluation.json",
+                     object.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
 std::optional<Perplexity> parse_evaluation(const std::string& output) {

@@ -26,31 +26,33 @@ struct Perplexity {
 struct RunResult {
   std::filesystem::path folder;
   std::int64_t seed = 0;
-  std::string recipe;                         // as the run resolved it
-  bool finished = false;                      // all steps are taken and summary.json is written
-  std::optional<Failure> failure;             // of its last start
-  std::optional<Perplexity> own;              // at the end, on the run's data.validation
-  std::optional<Perplexity> evaluated;        // by 'kumiko eval' afterwards, on the shards of `evaluated_on`
+  std::string recipe;                   // as the run resolved it
+  bool finished = false;                // all steps are taken and summary.json is written
+  std::optional<Failure> failure;       // of its last start
+  std::optional<Perplexity> own;        // at the end, on the run's data.validation
+  std::optional<Perplexity> evaluated;  // by 'kumiko eval' afterwards, on the shards of `evaluated_on`
   std::string evaluated_on;
-  double unigram = 0.0;                       // perplexity of guessing by how often each token occurs
+  double unigram = 0.0;  // perplexity of guessing by how often each token occurs
   std::int64_t parameters = 0, trained_parameters = 0;
   std::int64_t paper_bytes = 0, plan_bytes = 0, peak_bytes = 0;
   double tokens_per_s = 0.0;
-  std::optional<double> refresh_seconds;      // in probe passes, over all starts of the run
-  std::optional<double> refresh_share;        // of the time in steps
+  std::optional<double> refresh_seconds;  // in probe passes, over all starts of the run
+  std::optional<double> refresh_share;    // of the time in steps
   std::int64_t merges = 0;
   std::string version, machine, finished_at;  // UTC
   std::vector<CurvePoint> losses;             // training loss of logged steps
   std::vector<CurvePoint> evaluations;        // perplexity
 };
 
-// Reads summary.json, metrics.jsonl, recipe.yaml, failure.json and evaluation.json; what is absent or damaged stays empty.
+// Reads summary.json, metrics.jsonl, recipe.yaml, failure.json and evaluation.json; what is absent or damaged
+// stays empty.
 RunResult read_run(const std::filesystem::path& folder);
 
 // Durable; throw FileError.
 void write_failure(const std::filesystem::path& folder, const Failure& failure);
 void forget_failure(const std::filesystem::path& folder);
-void write_evaluation(const std::filesystem::path& folder, const Perplexity& value, const std::string& shards);
+void write_evaluation(const std::filesystem::path& folder, const Perplexity& value,
+                      const std::string& shards);
 
 // The two perplexities that 'kumiko eval' printed; nothing when they are not there.
 std::optional<Perplexity> parse_evaluation(const std::string& output);

@@ -18,7 +18,8 @@ double student_t_cdf(double t, int degrees) {
     term *= cosine * cosine * k / (k + 1);
     sum += term;
   }
-  const double inside = odd ? 2.0 / std::numbers::pi * (theta + std::sin(theta) * sum) : std::sin(theta) * sum;
+  const double inside =
+      odd ? 2.0 / std::numbers::pi * (theta + std::sin(theta) * sum) : std::sin(theta) * sum;
   return 0.5 + 0.5 * inside;
 }
 

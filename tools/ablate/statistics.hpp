@@ -10,8 +10,8 @@ namespace kumiko::tools {
 struct Estimate {
   int n = 0;
   double mean = 0.0;
-  std::optional<double> standard_error;   // of the mean: s / sqrt(n)
-  std::optional<double> half_width;       // of the mean's 95 % confidence interval by Student's t
+  std::optional<double> standard_error;  // of the mean: s / sqrt(n)
+  std::optional<double> half_width;      // of the mean's 95 % confidence interval by Student's t
 };
 
 Estimate estimate(std::span<const double> sample);

@@ -28,7 +28,8 @@ std::string pattern_override(const std::vector<std::string>& patterns) {
   return "data.validation=[" + text + "]";
 }
 
-// Keeps the stored recipe where only the number of threads differs: a run that goes on with the threads it had gives the same bits.
+// Keeps the stored recipe where only the number of threads differs: a run that goes on with the threads it
+// had gives the same bits.
 void store_recipe(const PlannedRun& run) {
   std::filesystem::create_directories(run.folder);
   const auto file = run.folder / kPlannedRecipe;
@@ -50,17 +51,21 @@ Workbench::Workbench(const Plan& plan, int jobs) : plan_(plan), jobs_(jobs) {
     for (const PlannedRun& run : variant.runs) planned.push_back(&run);
   }
   const auto& seeds = plan.sweep->seeds;
-  const auto place = [&](const PlannedRun* run) { return std::ranges::find(seeds, run->seed) - seeds.begin(); };
+  const auto place = [&](const PlannedRun* run) {
+    return std::ranges::find(seeds, run->seed) - seeds.begin();
+  };
   std::ranges::stable_sort(planned, {}, place);
   for (const PlannedRun* run : planned) {
-    const auto group = std::ranges::find(groups_, run->variant, [](const Group& g) { return g.planned->variant->name; });
+    const auto group =
+        std::ranges::find(groups_, run->variant, [](const Group& g) { return g.planned->variant->name; });
     group->runs.push_back(runs_.size());
     runs_.push_back({run, State::waiting, {}});
   }
 }
 
 const Workbench::Group& Workbench::group_of(const Run& run) const {
-  return *std::ranges::find(groups_, run.planned->variant, [](const Group& group) { return group.planned->variant->name; });
+  return *std::ranges::find(groups_, run.planned->variant,
+                            [](const Group& group) { return group.planned->variant->name; });
 }
 
 void Workbench::look_at_folders() {
@@ -84,9 +89,12 @@ void Workbench::fail(Run& run, const Failure& failure) {
   if (!first_failure_) first_failure_ = FailedRun{name_of(*run.planned), failure};
 }
 
-bool Workbench::is_done(const Run& run) const { return run.state == State::finished || run.state == State::failed; }
+bool Workbench::is_done(const Run& run) const {
+  return run.state == State::finished || run.state == State::failed;
+}
 
-// The point whose runs are all finished with the least mean perplexity on the selection shards. Nothing while runs are outstanding.
+// The point whose runs are all finished with the least mean perplexity on the selection shards. Nothing while
+// runs are outstanding.
 std::optional<std::size_t> Workbench::chosen_point(const Group& group) const {
   const auto& points = group.planned->variant->points;
   if (points.size() == 1) return 0;
@@ -126,8 +134,10 @@ void Workbench::start_training(std::size_t index) {
     store_recipe(planned);
     forget_failure(planned.folder);
     wait_for_lock(planned.folder, kLockSeconds);
-    active_.push_back({index, false, Child({"train", (planned.folder / kPlannedRecipe).string()}, planned.folder / "train.log")});
-  } catch (const std::exception& error) {   // a full disk, no process: this run's failure
+    active_.push_back(
+        {index, false,
+         Child({"train", (planned.folder / kPlannedRecipe).string()}, planned.folder / "train.log")});
+  } catch (const std::exception& error) {  // a full disk, no process: this run's failure
     finish_training(run, Failure{static_cast<int>(ExitCode::usage), error.what(), planned.folder});
     return;
   }
@@ -138,7 +148,9 @@ void Workbench::start_evaluation(std::size_t index) {
   Run& run = runs_[index];
   const auto& folder = run.planned->folder;
   try {
-    active_.push_back({index, true, Child({"eval", folder.string(), pattern_override(group_of(run).planned->validation)}, folder / "eval.log")});
+    active_.push_back({index, true,
+                       Child({"eval", folder.string(), pattern_override(group_of(run).planned->validation)},
+                             folder / "eval.log")});
   } catch (const std::exception& error) {
     fail(run, Failure{static_cast<int>(ExitCode::usage), error.what(), folder});
     return;
@@ -161,10 +173,13 @@ bool Workbench::start_next() {
 }
 
 void Workbench::say(const Run& run, const std::string& what, double seconds) {
-  const auto done = std::ranges::count_if(runs_, [this](const Run& one) { return is_done(one) || one.result.finished; });
+  const auto done =
+      std::ranges::count_if(runs_, [this](const Run& one) { return is_done(one) || one.result.finished; });
   const auto left = static_cast<double>(runs_.size() - static_cast<std::size_t>(done));
-  std::string text = concat("[", done, "/", runs_.size(), "] ", name_of(*run.planned), ": ", what, " (", format_duration(seconds), ")");
-  if (trained_ > 0 && left > 0) text += concat(", about ", format_duration(train_seconds_ / trained_ * left / jobs_), " left");
+  std::string text = concat("[", done, "/", runs_.size(), "] ", name_of(*run.planned), ": ", what, " (",
+                            format_duration(seconds), ")");
+  if (trained_ > 0 && left > 0)
+    text += concat(", about ", format_duration(train_seconds_ / trained_ * left / jobs_), " left");
   log::info(text);
 }
 
@@ -180,14 +195,17 @@ void Workbench::finish_training(Run& run, const std::optional<Failure>& failure)
       log::warning(error.what());
     }
   } else {
-    run.state = run.result.finished ? State::finished : State::waiting;   // waiting: stopped as asked
+    run.state = run.result.finished ? State::finished : State::waiting;  // waiting: stopped as asked
   }
 }
 
-void Workbench::finish_evaluation(Run& run, const std::optional<Failure>& failure, const std::string& output) {
+void Workbench::finish_evaluation(Run& run, const std::optional<Failure>& failure,
+                                  const std::string& output) {
   const auto value = failure ? std::nullopt : parse_evaluation(output);
   if (!value) {
-    fail(run, failure.value_or(Failure{static_cast<int>(ExitCode::internal), "'kumiko eval' gave no finite perplexity", run.planned->folder / "eval.log"}));
+    fail(run, failure.value_or(Failure{static_cast<int>(ExitCode::internal),
+                                       "'kumiko eval' gave no finite perplexity",
+                                       run.planned->folder / "eval.log"}));
     return;
   }
   run.state = State::finished;
@@ -195,7 +213,7 @@ void Workbench::finish_evaluation(Run& run, const std::optional<Failure>& failur
   run.result.evaluated_on = join_patterns(group_of(run).planned->validation);
   try {
     write_evaluation(run.planned->folder, *value, run.result.evaluated_on);
-  } catch (const FileError& error) {   // it is evaluated again next time
+  } catch (const FileError& error) {  // it is evaluated again next time
     log::warning(error.what());
   }
 }
@@ -203,7 +221,8 @@ void Workbench::finish_evaluation(Run& run, const std::optional<Failure>& failur
 void Workbench::finish(Job& job) {
   Run& run = runs_[job.run];
   auto failure = job.child.failure();
-  const bool too_early = stopping_ && failure && failure->exit_code == 128 + SIGUSR2;   // before it could hear of the stop
+  const bool too_early =
+      stopping_ && failure && failure->exit_code == 128 + SIGUSR2;  // before it could hear of the stop
   if (too_early && job.evaluates) {
     run.state = State::finished;
     return;
@@ -216,7 +235,8 @@ void Workbench::finish(Job& job) {
   }
   if (run.state == State::failed) {
     const Failure& why = *run.result.failure;
-    log::warning(concat(name_of(*run.planned), " failed with exit code ", why.exit_code, ": ", why.reason, "; see ", why.log.string(), "; the rest goes on"));
+    log::warning(concat(name_of(*run.planned), " failed with exit code ", why.exit_code, ": ", why.reason,
+                        "; see ", why.log.string(), "; the rest goes on"));
   } else if (run.state == State::waiting) {
     say(run, "stopped as asked", job.child.seconds());
   } else if (job.evaluates) {
@@ -224,7 +244,9 @@ void Workbench::finish(Job& job) {
   } else {
     train_seconds_ += job.child.seconds();
     ++trained_;
-    say(run, concat("finished, ", plan_.chooses_lr ? "selection" : "validation", " perplexity ", run.result.own ? fixed(run.result.own->ppl, 2) : "unknown"),
+    say(run,
+        concat("finished, ", plan_.chooses_lr ? "selection" : "validation", " perplexity ",
+               run.result.own ? fixed(run.result.own->ppl, 2) : "unknown"),
         job.child.seconds());
   }
 }
@@ -249,7 +271,8 @@ void Workbench::pass_on_signals() {
   }
   if (!StopSignals::stop_requested() || stopping_) return;
   stopping_ = true;
-  log::info(concat("stopping: ", active_.size(), active_.size() == 1 ? " run saves its checkpoint" : " runs save their checkpoints",
+  log::info(concat("stopping: ", active_.size(),
+                   active_.size() == 1 ? " run saves its checkpoint" : " runs save their checkpoints",
                    "; a second Ctrl-C ends at once"));
   for (const Job& job : active_) job.child.signal(SIGUSR2);
 }
@@ -275,7 +298,8 @@ WorkbenchResult Workbench::run() {
     if (active_.size() != before) publish();
   }
   publish();
-  KUMIKO_EXPECTS(report_problem_.empty(), UsageError, report_problem_, "; make room and give the same command again: finished runs are kept");
+  KUMIKO_EXPECTS(report_problem_.empty(), UsageError, report_problem_,
+                 "; make room and give the same command again: finished runs are kept");
   WorkbenchResult result{stopping_, 0, runs_.size(), first_failure_};
   for (const Run& run : runs_) result.finished += run.state == State::finished ? 1 : 0;
   return result;

@@ -15,13 +15,13 @@
 namespace kumiko::tools {
 
 struct WorkbenchResult {
-  bool stopped = false;                       // as asked, before all was done
-  std::size_t finished = 0, planned = 0;      // runs
-  std::optional<FailedRun> first_failure;     // in the order they happened, of this start or an earlier one
+  bool stopped = false;                    // as asked, before all was done
+  std::size_t finished = 0, planned = 0;   // runs
+  std::optional<FailedRun> first_failure;  // in the order they happened, of this start or an earlier one
 };
 
-// One child process a run. A run of which the folder says that it is finished is not started again, nor one that diverged: that
-// is a result. Anything else goes on where its checkpoint is.
+// One child process a run. A run of which the folder says that it is finished is not started again, nor one
+// that diverged: that is a result. Anything else goes on where its checkpoint is.
 class Workbench {
  public:
   // The plan is borrowed; its output folder is this process's alone. `jobs` children at once.
@@ -37,9 +37,9 @@ class Workbench {
     State state = State::waiting;
     RunResult result;
   };
-  struct Group {                              // a variant
+  struct Group {  // a variant
     const PlannedVariant* planned = nullptr;
-    std::vector<std::size_t> runs;            // indices into runs_
+    std::vector<std::size_t> runs;  // indices into runs_
   };
   struct Job {
     std::size_t run = 0;
@@ -60,7 +60,7 @@ class Workbench {
   void publish();
   bool wants_evaluation(const Run& run) const;
   bool is_done(const Run& run) const;
-  std::optional<std::size_t> chosen_point(const Group& group) const;   // into the variant's points
+  std::optional<std::size_t> chosen_point(const Group& group) const;  // into the variant's points
   const Group& group_of(const Run& run) const;
   std::string pending_of(const Group& group, bool chosen) const;
   VariantReport report_of(const Group& group) const;
@@ -68,7 +68,7 @@ class Workbench {
 
   const Plan& plan_;
   int jobs_;
-  std::vector<Run> runs_;                     // in the order they are started: by seed, then by variant
+  std::vector<Run> runs_;  // in the order they are started: by seed, then by variant
   std::vector<Group> groups_;
   std::list<Job> active_;
   bool stopping_ = false;

@@ -31,7 +31,8 @@ VariantReport Workbench::report_of(const Group& group) const {
   const auto chosen = chosen_point(group);
   report.pending = pending_of(group, chosen.has_value());
   if (chosen) {
-    report.lr = variant.points.size() > 1 ? describe_point(variant.lr_sweep, variant.points[*chosen]) : learning_rate_of(report.recipe);
+    report.lr = variant.points.size() > 1 ? describe_point(variant.lr_sweep, variant.points[*chosen])
+                                          : learning_rate_of(report.recipe);
     report.edges = edges_of(variant.lr_sweep, variant.points[*chosen]);
   }
   const std::string& point = variant.points[chosen.value_or(0)].name;
@@ -42,7 +43,8 @@ VariantReport Workbench::report_of(const Group& group) const {
     RunResult result = run.result;
     if (!result.losses.empty()) report.shown.push_back(result);
     if (!plan_.chooses_lr) result.evaluated.reset();
-    const bool measured = plan_.chooses_lr ? result.evaluated && result.evaluated_on == shards : result.own.has_value();
+    const bool measured =
+        plan_.chooses_lr ? result.evaluated && result.evaluated_on == shards : result.own.has_value();
     if (chosen && result.finished && measured) report.runs.push_back(std::move(result));
   }
   return report;
@@ -67,11 +69,14 @@ Report Workbench::make_report() const {
   for (const std::int64_t seed : sweep.seeds) seeds.push_back(concat(seed));
   report.facts.insert(report.facts.begin(), {{"sweep", sweep.file.string()}, {"seeds", join_words(seeds)}});
   if (plan_.chooses_lr) {
-    report.facts.emplace_back("learning rate", concat("chosen by the mean perplexity on ", report.curves_on, ", then measured on ", report.measured_on));
+    report.facts.emplace_back("learning rate", concat("chosen by the mean perplexity on ", report.curves_on,
+                                                      ", then measured on ", report.measured_on));
   }
   for (const Run& run : runs_) {
     if (run.state == State::failed) {
-      report.failures.push_back({concat(run.planned->variant, "/", run.planned->point, "/seed-", run.planned->seed), *run.result.failure});
+      report.failures.push_back(
+          {concat(run.planned->variant, "/", run.planned->point, "/seed-", run.planned->seed),
+           *run.result.failure});
     }
   }
   report.sweep_text = sweep.text;

@@ -46,7 +46,8 @@ Vocabulary shard_vocabulary() {
   return [known](const ConfigNode& data) -> std::int64_t {
     const auto patterns = data.texts("train", {});
     const auto [entry, fresh] = known->emplace(patterns, 0);
-    if (fresh && is_there(patterns)) entry->second = data::ShardReader(data::expand_shards(patterns).front()).info().vocab_size;
+    if (fresh && is_there(patterns))
+      entry->second = data::ShardReader(data::expand_shards(patterns).front()).info().vocab_size;
     return entry->second;
   };
 }
@@ -71,27 +72,39 @@ void check_data(const Plan& plan) {
     const ConfigNode data_node = ConfigNode::parse_text(variant.recipe, variant.variant->name).child("data");
     const auto prepare = AutoPrepare::parse(data_node);
     const bool to_be_made = prepare && !is_there(data_node.texts("train", {}));
-    KUMIKO_EXPECTS(!plan.chooses_lr || !to_be_made || prepare->selection > 0.0, UsageError, plan.sweep->file.string(), ": variant '",
-                   variant.variant->name, "' chooses its learning rate, and data.prepare makes no shards to choose on; set data.prepare.selection: 0.05, say");
+    KUMIKO_EXPECTS(!plan.chooses_lr || !to_be_made || prepare->selection > 0.0, UsageError,
+                   plan.sweep->file.string(), ": variant '", variant.variant->name,
+                   "' chooses its learning rate, and data.prepare makes no shards to choose on; set "
+                   "data.prepare.selection: 0.05, say");
     if (to_be_made) continue;
     data::expand_shards(data_node.texts("train", {}));
     data::expand_shards(variant.validation);
-    KUMIKO_EXPECTS(!plan.chooses_lr || is_there(variant.selection), DataError, "variant '", variant.variant->name,
-                   "' chooses its learning rate on a split that the table is not reported on, and no shard matches '", variant.selection.front(),
-                   "'; make them with 'kumiko prepare --selection 0.05' or data.prepare.selection in a new folder, or name others with the sweep's key 'selection'");
+    KUMIKO_EXPECTS(
+        !plan.chooses_lr || is_there(variant.selection), DataError, "variant '", variant.variant->name,
+        "' chooses its learning rate on a split that the table is not reported on, and no shard matches '",
+        variant.selection.front(),
+        "'; make them with 'kumiko prepare --selection 0.05' or data.prepare.selection in a new folder, or "
+        "name others with the sweep's key 'selection'");
   }
 }
 
-std::int64_t threads_of_a_run(int jobs) { return std::max<std::int64_t>(1, std::thread::hardware_concurrency() / static_cast<unsigned>(jobs)); }
+std::int64_t threads_of_a_run(int jobs) {
+  return std::max<std::int64_t>(1, std::thread::hardware_concurrency() / static_cast<unsigned>(jobs));
+}
 
 void print_plan(const Plan& plan, int jobs) {
-  std::cout << plan.run_count() << " runs (" << plan.variants.size() << " variants, " << plan.sweep->seeds.size() << " seeds), " << jobs
-            << " at once, in " << plan.sweep->output_dir.string() << "\n";
-  if (plan.chooses_lr) std::cout << "learning rates are chosen on " << plan.variants.front().selection.front() << "\n";
-  const auto baseline = std::ranges::find(plan.variants, plan.sweep->baseline, [](const PlannedVariant& v) { return v.variant->name; });
+  std::cout << plan.run_count() << " runs (" << plan.variants.size() << " variants, "
+            << plan.sweep->seeds.size() << " seeds), " << jobs << " at once, in "
+            << plan.sweep->output_dir.string() << "\n";
+  if (plan.chooses_lr)
+    std::cout << "learning rates are chosen on " << plan.variants.front().selection.front() << "\n";
+  const auto baseline = std::ranges::find(plan.variants, plan.sweep->baseline,
+                                          [](const PlannedVariant& v) { return v.variant->name; });
   for (const PlannedVariant& variant : plan.variants) {
-    std::cout << variant.variant->name << (variant.variant == baseline->variant ? " (baseline)" : "") << ": " << variant.variant->points.size()
-              << (variant.variant->points.size() == 1 ? " learning rate" : " learning rates") << ", memory plan " << format_bytes(variant.plan_bytes);
+    std::cout << variant.variant->name << (variant.variant == baseline->variant ? " (baseline)" : "") << ": "
+              << variant.variant->points.size()
+              << (variant.variant->points.size() == 1 ? " learning rate" : " learning rates")
+              << ", memory plan " << format_bytes(variant.plan_bytes);
     const std::string differs = describe_difference(baseline->recipe, variant.recipe);
     std::cout << (differs.empty() ? "\n" : "\n    " + differs + "\n");
   }
@@ -110,7 +123,8 @@ void ablate(const AblateFlags& flags) {
   try {
     write_file_durably(sweep.output_dir / "sweep.yaml", sweep.text);
   } catch (const FileError& error) {
-    throw UsageError(concat(error.what(), "; make room or choose another output_dir; finished runs are kept"));
+    throw UsageError(
+        concat(error.what(), "; make room or choose another output_dir; finished runs are kept"));
   }
   StopSignals::install();
   const WorkbenchResult result = Workbench(plan, flags.jobs).run();
@@ -120,7 +134,9 @@ void ablate(const AblateFlags& flags) {
   if (result.stopped) std::cout << "stopped as asked; the same command goes on\n";
   if (result.first_failure) {
     const FailedRun& failed = *result.first_failure;
-    throw Error(static_cast<ExitCode>(failed.failure.exit_code), concat("run ", failed.run, " failed: ", failed.failure.reason, "; see ", failed.failure.log.string()));
+    throw Error(static_cast<ExitCode>(failed.failure.exit_code),
+                concat("run ", failed.run, " failed: ", failed.failure.reason, "; see ",
+                       failed.failure.log.string()));
   }
 }
 
@@ -128,10 +144,14 @@ void ablate(const AblateFlags& flags) {
 
 void add_ablate(CLI::App& app) {
   auto flags = std::make_shared<AblateFlags>();
-  CLI::App* command = app.add_subcommand("ablate", "run a sweep of variants and seeds and compare them; goes on where it stopped");
+  CLI::App* command = app.add_subcommand(
+      "ablate", "run a sweep of variants and seeds and compare them; goes on where it stopped");
   command->add_option("sweep", flags->sweep, "sweep, a YAML file")->required();
-  command->add_option("overrides", flags->overrides, "changes of every recipe, or of the sweep's own keys: a.b=value ...");
-  command->add_option("-j,--jobs", flags->jobs, "runs at once; each gets its share of the cores")->capture_default_str()->check(CLI::Range(1, 256));
+  command->add_option("overrides", flags->overrides,
+                      "changes of every recipe, or of the sweep's own keys: a.b=value ...");
+  command->add_option("-j,--jobs", flags->jobs, "runs at once; each gets its share of the cores")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 256));
   command->add_flag("--dry-run", flags->dry_run, "check every variant, print what would be run, and stop");
   command->callback([flags] { ablate(*flags); });
 }

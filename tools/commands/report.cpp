@@ -8,6 +8,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "framework/core/config.hpp"
 #include "framework/core/config_tree.hpp"
 #include "framework/core/error.hpp"
 #include "framework/core/files.hpp"
@@ -33,35 +34,56 @@ std::string value_at(const std::string& recipe, std::string_view key) {
   return value == nullptr ? "" : to_flow_yaml(*value);
 }
 
+std::string validation_of(const std::string& recipe) {
+  return join_patterns(ConfigNode::parse_text(recipe, "recipe.yaml").child("data").texts("validation", {}));
+}
+
 RunResult read(const std::string& path) {
   RunResult run = read_run(path);
-  KUMIKO_EXPECTS(!run.recipe.empty(), UsageError, "'", path, "' is no run folder: it has no recipe.yaml; give folders that 'kumiko train' wrote");
+  KUMIKO_EXPECTS(!run.recipe.empty(), UsageError, "'", path,
+                 "' is no run folder: it has no recipe.yaml; give folders that 'kumiko train' wrote");
   run.seed = parse_integer(value_at(run.recipe, "train.seed")).value_or(0);
   return run;
 }
 
-// Folder names from the first in which the paths of different variants differ.
-std::string name_of(const std::filesystem::path& folder, const std::set<std::string>& taken) {
-  const auto path = std::filesystem::weakly_canonical(folder);
-  std::string name = path.filename().string();
-  for (auto parent = path.parent_path(); taken.contains(name) && parent.has_relative_path(); parent = parent.parent_path()) {
-    name = parent.filename().string() + "/" + name;
+using Parts = std::vector<std::string>;
+
+// Of the folder, without a last one that only tells the seed.
+Parts parts_of(const RunResult& run) {
+  Parts parts;
+  for (const auto& part : std::filesystem::weakly_canonical(run.folder)) parts.push_back(part.string());
+  if (parts.size() > 1 && parts.back() == concat("seed-", run.seed)) parts.pop_back();
+  return parts;
+}
+
+// Names variants by their folders, from the first part in which these differ.
+void name_variants(Report& report) {
+  std::vector<Parts> all;
+  std::size_t shortest = std::string::npos;
+  for (const VariantReport& variant : report.variants) {
+    all.push_back(parts_of(variant.shown.front()));
+    shortest = std::min(shortest, all.back().size());
   }
-  return name;
+  std::size_t common = 0;
+  while (common + 1 < shortest &&
+         std::ranges::all_of(all, [&](const Parts& parts) { return parts[common] == all.front()[common]; }))
+    ++common;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    for (std::size_t p = common; p < all[i].size(); ++p)
+      report.variants[i].name += (p == common ? "" : "/") + all[i][p];
+  }
 }
 
 // Runs of one recipe up to the seed are one variant.
 void add_run(Report& report, RunResult run) {
   const auto same = [&](const VariantReport& variant) {
-    const bool other_seed = std::ranges::none_of(variant.shown, [&](const RunResult& one) { return one.seed == run.seed; });
+    const bool other_seed =
+        std::ranges::none_of(variant.shown, [&](const RunResult& one) { return one.seed == run.seed; });
     return other_seed && describe_difference(variant.recipe, run.recipe).empty();
   };
   auto found = std::ranges::find_if(report.variants, same);
   if (found == report.variants.end()) {
-    std::set<std::string> taken;
-    for (const VariantReport& variant : report.variants) taken.insert(variant.name);
     VariantReport variant;
-    variant.name = name_of(run.folder, taken);
     variant.recipe = run.recipe;
     variant.lr = learning_rate_of(run.recipe);
     report.variants.push_back(std::move(variant));
@@ -83,20 +105,24 @@ void make_report(const ReportFlags& flags) {
   std::set<std::filesystem::path> seen;
   std::set<std::string> shards;
   for (const auto& path : flags.runs) {
-    KUMIKO_EXPECTS(seen.insert(std::filesystem::weakly_canonical(path)).second, UsageError, "'", path, "' is given twice");
+    KUMIKO_EXPECTS(seen.insert(std::filesystem::weakly_canonical(path)).second, UsageError, "'", path,
+                   "' is given twice");
     RunResult run = read(path);
-    shards.insert(run.evaluated ? run.evaluated_on : value_at(run.recipe, "data.validation"));
+    shards.insert(run.evaluated ? run.evaluated_on : validation_of(run.recipe));
     add_run(report, std::move(run));
   }
+  name_variants(report);
   std::vector<std::string> names;
   for (const VariantReport& variant : report.variants) names.push_back(variant.name);
   report.baseline = flags.baseline.empty() ? names.front() : flags.baseline;
-  KUMIKO_EXPECTS(std::ranges::find(names, report.baseline) != names.end(), UsageError, "no variant is named '", report.baseline, "'; known: ", join_words(names));
+  KUMIKO_EXPECTS(std::ranges::find(names, report.baseline) != names.end(), UsageError,
+                 "no variant is named '", report.baseline, "'; known: ", join_words(names));
   const std::vector<std::string> measured(shards.begin(), shards.end());
   report.measured_on = join_patterns(measured);
   report.curves_on = report.measured_on;
   report.remarks = fairness_remarks(report, {});
-  if (measured.size() > 1) report.remarks.push_back("the runs were measured on different shards: " + join_words(measured));
+  if (measured.size() > 1)
+    report.remarks.push_back("the runs were measured on different shards: " + join_words(measured));
   report.facts = facts_of(report);
   try {
     std::filesystem::create_directories(flags.output);
@@ -104,17 +130,21 @@ void make_report(const ReportFlags& flags) {
   } catch (const std::exception& error) {
     throw UsageError(concat("cannot write the report: ", error.what(), "; choose another --output"));
   }
-  std::cout << to_markdown(report) << "\npage: " << (std::filesystem::path(flags.output) / "report.html").string() << "\n";
+  std::cout << to_markdown(report)
+            << "\npage: " << (std::filesystem::path(flags.output) / "report.html").string() << "\n";
 }
 
 }  // namespace
 
 void add_report(CLI::App& app) {
   auto flags = std::make_shared<ReportFlags>();
-  CLI::App* command = app.add_subcommand("report", "table and page of any run folders; runs that differ in the seed only are one variant");
+  CLI::App* command = app.add_subcommand(
+      "report", "table and page of any run folders; runs that differ in the seed only are one variant");
   command->add_option("runs", flags->runs, "run folders")->required();
-  command->add_option("-o,--output", flags->output, "folder for table.md, table.csv and report.html")->capture_default_str();
-  command->add_option("--baseline", flags->baseline, "name of the variant that differences are taken to (default: the first)");
+  command->add_option("-o,--output", flags->output, "folder for table.md, table.csv and report.html")
+      ->capture_default_str();
+  command->add_option("--baseline", flags->baseline,
+                      "name of the variant that differences are taken to (default: the first)");
   command->callback([flags] { make_report(*flags); });
 }
 

@@ -7,7 +7,8 @@ class App;
 
 namespace kumiko::tools {
 
-// `kumiko report RUN... [--output DIR] [--baseline NAME]`: the table and page of 'kumiko ablate' for any run folders.
+// `kumiko report RUN... [--output DIR] [--baseline NAME]`: the table and page of 'kumiko ablate' for any run
+// folders.
 void add_report(CLI::App& app);
 
 }  // namespace kumiko::tools
