@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "framework/model/adamw.hpp"
 
+#include <cmath>
+
 #include <ATen/ATen.h>
 
 #include "framework/core/config.hpp"
@@ -16,6 +18,10 @@ AdamOptions AdamOptions::parse(const ConfigNode& node) {
   options.beta2 = betas[1];
   options.eps = node.real("eps", options.eps, {1e-30, 1.0});   // 0 would divide 0 by 0 where a gradient was never seen
   return options;
+}
+
+double AdamOptions::bias_correction(double steps) const {
+  return steps == 0.0 ? 1.0 : std::sqrt(1.0 - std::pow(beta2, steps)) / (1.0 - std::pow(beta1, steps));
 }
 
 AdamW::AdamW(const AdamOptions& options, const RuleSpec& spec)

@@ -12,6 +12,7 @@ struct AdamOptions {
   double eps = 1e-6;
 
   static AdamOptions parse(const ConfigNode& node);
+  double bias_correction(double steps) const;   // sqrt(1 - b2^t) / (1 - b1^t); 1 before the first step
 };
 
 // AdamW (Loshchilov and Hutter 2019), moments in fp32:
@@ -23,6 +24,7 @@ class AdamW final : public UpdateRule {
   void forget() override;
   void transform(const MomentMap& map) override;
   void resize(at::IntArrayRef sizes) override;
+  double bias_correction() const override { return options_.bias_correction(step_.item<double>()); }
   std::vector<at::Tensor> state_tensors() override { return {exp_avg_, exp_avg_sq_, step_}; }
   std::int64_t state_nbytes() const override { return nbytes_for(exp_avg_.numel()); }
   void save(StateWriter& out) const override;

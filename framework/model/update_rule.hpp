@@ -30,6 +30,8 @@ class UpdateRule {
   virtual void forget() = 0;                                  // state and step count
   virtual void transform(const MomentMap& map) = 0;           // moments into a new basis
   virtual void resize(at::IntArrayRef sizes) = 0;             // of value and gradient; forgets
+  // c, where the last direction was c times one of moments that start at zero and are not corrected for that; else 1.
+  virtual double bias_correction() const { return 1.0; }
   virtual std::vector<at::Tensor> state_tensors() = 0;        // live, contiguous, for a broadcast
   virtual std::int64_t state_nbytes() const = 0;
   virtual void save(StateWriter& out) const = 0;              // names without the parameter's
