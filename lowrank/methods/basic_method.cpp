@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lowrank/methods/basic_method.hpp"
 
+#include <algorithm>
+
 #include <ATen/ATen.h>
 
 #include "framework/model/dense_linear.hpp"
+#include "lowrank/quantized_linear.hpp"
 
 namespace kumiko::lowrank {
 
@@ -18,8 +21,32 @@ void BasicMethod::plan_dense(const LinearSpec& spec, MemoryPlan& plan) const {
   plan.add_gradient(4 * numel);
 }
 
+// In fp32 there is nothing to round.
+bool BasicMethod::stays_dense(const StorageOptions& storage) const noexcept {
+  return !storage.quantized() && (storage.rounding == Rounding::nearest || param_dtype_ == at::kFloat);
+}
+
+std::unique_ptr<Linear> BasicMethod::make_trained(const LinearSpec& spec, const at::Tensor& initial, const StorageOptions& storage) const {
+  if (stays_dense(storage)) return make_dense(spec, initial);
+  return std::make_unique<QuantizedLinear>(spec, initial,
+                                           QuantizedLinearOptions{storage.weights, storage.rounding, param_dtype_, device_, seed_});
+}
+
+void BasicMethod::plan_trained(const LinearSpec& spec, const StorageOptions& storage, MemoryPlan& plan) const {
+  if (stays_dense(storage)) return plan_dense(spec, plan);
+  const std::int64_t numel = spec.in_features * spec.out_features;
+  const auto& codec = quant::codec_of(storage.weights.codec);
+  const std::int64_t stored = quant::QuantizedTensor::nbytes_for(numel, storage.weights, param_dtype_);
+  const std::int64_t codes = codec.bits > 0 ? codec.code_bytes(numel) : stored;
+  plan.weights += codes;
+  plan.scales += stored - codes;
+  plan.moments += moments_nbytes(spec, ParamRole::matrix, {spec.out_features, spec.in_features});
+  plan.add_gradient(4 * numel);
+  plan.scratch = std::max(plan.scratch, 4 * numel * 2 + stored);   // the update, the decoded weight, and the next codes
+}
+
 std::int64_t BasicMethod::moments_nbytes(const LinearSpec& spec, ParamRole role, std::vector<std::int64_t> sizes) const {
-  return rule_nbytes({spec.name, role, std::move(sizes), device_});
+  return rule_nbytes({spec.name + (role == ParamRole::factor ? ".factor" : ".weight"), role, std::move(sizes), device_});
 }
 
 }  // namespace kumiko::lowrank

@@ -18,6 +18,9 @@ class BasicMethod : public Method {
 
   std::unique_ptr<Linear> make_dense(const LinearSpec& spec, const at::Tensor& initial) const;
   void plan_dense(const LinearSpec& spec, MemoryPlan& plan) const;
+  // Trained in full size and stored as `storage` says: dense, or quantized again after each update.
+  std::unique_ptr<Linear> make_trained(const LinearSpec& spec, const at::Tensor& initial, const StorageOptions& storage) const;
+  void plan_trained(const LinearSpec& spec, const StorageOptions& storage, MemoryPlan& plan) const;
   // Bytes of the rule's state for a parameter of this layer.
   std::int64_t moments_nbytes(const LinearSpec& spec, ParamRole role, std::vector<std::int64_t> sizes) const;
 
@@ -25,6 +28,9 @@ class BasicMethod : public Method {
   at::ScalarType param_dtype_;
   at::Device device_;
   std::uint64_t seed_;
+
+ private:
+  bool stays_dense(const StorageOptions& storage) const noexcept;
 };
 
 }  // namespace kumiko::lowrank
