@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lowrank/methods/builtin.hpp"
 
+#include "lowrank/methods/apollo.hpp"
 #include "lowrank/methods/full.hpp"
 #include "lowrank/methods/loqt.hpp"
 
 namespace kumiko::lowrank {
 
 void register_builtin_methods(MethodRegistry& registry) {
+  registry.add("apollo", [](const MethodContext& context) { return std::make_unique<ApolloMethod>(context, ApolloKind::apollo); });
+  registry.add("apollo_mini", [](const MethodContext& context) { return std::make_unique<ApolloMethod>(context, ApolloKind::apollo_mini); });
+  registry.add("q_apollo", [](const MethodContext& context) { return std::make_unique<ApolloMethod>(context, ApolloKind::q_apollo); });
+  registry.add("q_apollo_mini", [](const MethodContext& context) { return std::make_unique<ApolloMethod>(context, ApolloKind::q_apollo_mini); });
   registry.add("full", [](const MethodContext& context) { return std::make_unique<FullMethod>(context); });
   registry.add("loqt", [](const MethodContext& context) { return std::make_unique<LoqtMethod>(context, true); });
   registry.add("loqt_nq", [](const MethodContext& context) { return std::make_unique<LoqtMethod>(context, false); });

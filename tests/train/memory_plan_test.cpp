@@ -75,7 +75,10 @@ INSTANTIATE_TEST_SUITE_P(
                       Held{"loqt_mlp", "loqt", "{rank: 8, targets: mlp}"}, Held{"loqt_nq", "loqt_nq", kTiny},
                       Held{"loqt_nq_9m", "loqt_nq", kLarge, true},
                       Held{"full_int8", "full", "{quantization: {weights: int8, rounding: stochastic}}"},
-                      Held{"full_stochastic_bf16", "full", "{quantization: {rounding: stochastic}}", false, at::kBFloat16}),
+                      Held{"full_stochastic_bf16", "full", "{quantization: {rounding: stochastic}}", false, at::kBFloat16},
+                      Held{"apollo", "apollo", "{rank: 8}"}, Held{"apollo_9m", "apollo", "{rank: 64}", true, at::kBFloat16},
+                      Held{"apollo_mini_mlp", "apollo_mini", "{targets: mlp}"}, Held{"q_apollo", "q_apollo", "{rank: 8}"},
+                      Held{"q_apollo_mini_9m", "q_apollo_mini", "", true}),
     [](const auto& info) { return info.param.name; });
 
 struct Measured {
