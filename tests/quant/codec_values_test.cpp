@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // What every codec has to hold, through QuantizedTensor.
 #include <cmath>
+#include <limits>
 
 #include <ATen/Parallel.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "quant/int4_codec.hpp"
 #include "quant/quantized_tensor.hpp"
 #include "tests/quant/quant_test_support.hpp"
 
@@ -45,6 +47,14 @@ TEST(Int4, TakesHandCheckedCodes) {
   EXPECT_EQ(hex_of(codes_of(dense, CodecKind::int4)), "123456789abcdef189b4e8");
   const at::Tensor restored = QuantizedTensor::quantize(dense, plain(CodecKind::int4)).dequantize(at::kFloat);
   EXPECT_TRUE(at::allclose(restored.slice(0, 0, 15), dense.slice(0, 0, 15), 1e-6, 0.0));
+}
+
+// Whatever is a rounding error below the block's largest.
+TEST(Int4, HasNoLevelBelowMinusOne) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(kInt4Codebook.thresholds[0], -kInfinity);
+  EXPECT_EQ(kInt4Codebook.floors[0], -kInfinity);
+  EXPECT_EQ(kInt4Codebook.zero_code, 8);
 }
 
 class EveryCodec : public testing::TestWithParam<CodecKind> {};

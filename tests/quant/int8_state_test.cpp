@@ -128,10 +128,10 @@ TEST(Adam8bit, EqualsAdamWhereTheStateIsExact) {
   double w = 0.3f, m = 0, v = 0;
   for (int step = 1; step <= 40; ++step) {
     const float g = std::abs(std::sin(static_cast<float>(step)));
-    adam8bit_step(value, at::tensor({g}), state.first, state.second, {0.01, 0.9, 0.99, 1e-6, 0.05, step});
+    adam8bit_step(value, at::tensor({g}), state.first, state.second, {0.01, 0.9, 0.99, 0.1, 0.05, step});
     m = 0.9 * m + 0.1 * g;
     v = 0.99 * v + 0.01 * g * g;
-    const double corrected = std::sqrt(v / (1 - std::pow(0.99, step))) + 1e-6;
+    const double corrected = std::sqrt(v / (1 - std::pow(0.99, step))) + 0.1;
     w = w * (1 - 0.01 * 0.05) - 0.01 * m / (1 - std::pow(0.9, step)) / corrected;
     EXPECT_NEAR(value.item<float>(), w, 2e-6) << step;
   }
