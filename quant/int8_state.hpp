@@ -56,13 +56,15 @@ struct Adam8bitStep {
 };
 
 // AdamW (Loshchilov, Hutter, arXiv 1711.05101) on 8-bit moments, in fp32 and in the order of bitsandbytes'
-// CPU backend, on AVX2 and better bit for bit:
+// CPU backend:
 //   m = fma(1 - beta1, g, beta1 m), v = fma((1 - beta2) g, g, beta2 v),
 //   w = (1 - lr weight_decay) w - (lr / (1 - beta1^step) m) / (sqrt(v) / sqrt(1 - beta2^step) + eps),
-// then m and v take their nearest codes. (bitsandbytes' CPU library takes them from a table of 2^16 steps
-// that misses codes below 1e-3; its other backends, and this, search.) value: fp32, contiguous, written in
-// place; grad: fp32, contiguous, as many elements; first with sign, second without, as many elements;
-// ShapeError otherwise. The result does not depend on the number of threads.
+// then m and v take their nearest codes, as in the paper. (bitsandbytes' CPU library alone takes them from a
+// table of 2^16 equal steps, which misses most codes below 1e-3.) A second moment below 1.6e-7 of its block's
+// largest becomes 0, so gradients that differ by more than 3.4 decades within a block can make large updates.
+//
+// value: fp32, contiguous, written in place; grad: fp32, contiguous, as many elements; first with sign, second
+// without, as many elements; ShapeError otherwise. The result does not depend on the number of threads.
 void adam8bit_step(at::Tensor& value, const at::Tensor& grad, Int8State& first, Int8State& second,
                    const Adam8bitStep& step);
 
