@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// oracle_trace RECIPE OUT STEPS [from=STATE.safetensors] [a.b=value ...]
+// oracle_trace RECIPE OUT STEPS [from=STATE.safetensors] [projections=NxR] [a.b=value ...]
 //
 // Takes STEPS steps of a recipe, making its shards where there are none, and writes into the folder OUT what another
 // implementation needs to take them too:
 //   state-NNN.safetensors    before step NNN, and after the last: the trainer's state (numbers and texts in the metadata, a
 //                            letter for the kind before the value), effective/LAYER [out, in] fp32 of every matrix, and but for
-//                            the first file grad/PARAMETER of the step before
+//                            the first file grad/PARAMETER of the step before; fp64 as bits/NAME, int64
 //   batch-NNN.safetensors    I/tokens and I/targets, [B, T] int64, of each micro-batch I of step NNN
 //   logits.safetensors       logits [B, T, V] of the first micro-batch before the first step
 //   trace.jsonl              a line a step
+//   projections.safetensors  with `projections`: PARAMETER/I [min(out, in), R], the first N random projections of each matrix
 // With `from` the state is loaded first, and NNN begins at its step.
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -26,6 +28,7 @@
 #include "framework/core/error.hpp"
 #include "framework/train/safetensors.hpp"
 #include "framework/train/trainer.hpp"
+#include "lowrank/methods/apollo.hpp"
 #include "tests/support/memory_state.hpp"
 #include "tools/assemble.hpp"
 #include "tools/auto_prepare.hpp"
@@ -34,6 +37,8 @@ namespace kumiko::test {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr std::string_view kBits = "bits/";   // safetensors files of this program hold no fp64
 
 std::string file_name(std::string_view kind, std::int64_t step) {
   std::string digits = std::to_string(step);
@@ -60,7 +65,11 @@ MemoryState read_state(const fs::path& path) {
   MemoryState state;
   for (const auto& entry : file.entries()) {
     if (entry.name.starts_with("effective/") || entry.name.starts_with("grad/")) continue;
-    state.tensor(entry.name, file.tensor(entry.name));
+    if (entry.name.starts_with(kBits)) {
+      state.tensor(entry.name.substr(kBits.size()), file.tensor(entry.name).view(at::kDouble));
+    } else {
+      state.tensor(entry.name, file.tensor(entry.name));
+    }
   }
   for (const auto& [name, text] : file.metadata()) {
     const std::string value = text.substr(std::min<std::size_t>(1, text.size()));
@@ -99,7 +108,11 @@ NamedTensors named(const std::vector<data::Batch>& batches) {
 void write_state(const fs::path& path, const Trainer& trainer, Llama& model) {
   MemoryState state;
   trainer.save(state);
-  NamedTensors tensors(state.tensors.begin(), state.tensors.end());
+  NamedTensors tensors;
+  for (const auto& [name, value] : state.tensors) {
+    const bool wide = value.scalar_type() == at::kDouble;
+    tensors.emplace_back(wide ? concat(kBits, name) : name, wide ? value.view(at::kLong) : value);
+  }
   for (const Linear* linear : model.linears()) tensors.emplace_back("effective/" + linear->spec().name, linear->effective_weight());
   for (const Parameter* p : model.parameters()) {
     if (p->grad.defined()) tensors.emplace_back("grad/" + p->name, p->grad);
@@ -124,9 +137,22 @@ nlohmann::json line_of(const StepReport& report) {
           {"weight_error", report.method.weight_error}};
 }
 
+NamedTensors projections_of(const ModelOptions& model, std::uint64_t seed, std::int64_t count, std::int64_t rank) {
+  NamedTensors tensors;
+  for (const auto& spec : model.linear_specs()) {
+    const std::string name = spec.name + ".weight";
+    for (std::int64_t i = 0; i < count; ++i) {
+      tensors.emplace_back(concat(name, "/", i),
+                           lowrank::apollo_projection(seed, name, i, std::min(spec.in_features, spec.out_features), rank));
+    }
+  }
+  return tensors;
+}
+
 struct Request {
   fs::path recipe, out, from;
   std::int64_t steps = 0;
+  std::int64_t projections = 0, projection_rank = 0;
   std::vector<std::string> overrides;
 };
 
@@ -162,6 +188,10 @@ void trace(const Request& request) {
     ahead.load(position);
     write(request.out / "logits.safetensors", {{"logits", model.logits(ahead.next_step().front().tokens)}});
   }
+  if (request.projections > 0) {
+    write(request.out / "projections.safetensors",
+          projections_of(options.model, options.train.seed, request.projections, request.projection_rank));
+  }
   for (std::int64_t i = 0; i < request.steps; ++i) {
     const StepReport report = trainer.step();
     write(request.out / file_name("batch", report.step), named(source.last));
@@ -172,12 +202,17 @@ void trace(const Request& request) {
 }
 
 Request parse(std::span<char*> arguments) {
-  KUMIKO_EXPECTS(arguments.size() >= 4, UsageError, "usage: oracle_trace RECIPE OUT STEPS [from=STATE.safetensors] [a.b=value ...]");
-  Request request{arguments[1], arguments[2], {}, std::stoll(arguments[3]), {}};
+  KUMIKO_EXPECTS(arguments.size() >= 4, UsageError, "usage: oracle_trace RECIPE OUT STEPS [from=STATE.safetensors] [projections=NxR] [a.b=value ...]");
+  Request request{arguments[1], arguments[2], {}, std::stoll(arguments[3])};
   for (const char* argument : arguments.subspan(4)) {
     const std::string text = argument;
     if (text.starts_with("from=")) {
       request.from = text.substr(5);
+    } else if (text.starts_with("projections=")) {
+      const std::size_t x = text.find('x', 12);
+      KUMIKO_EXPECTS(x != std::string::npos, UsageError, "found ", text, ", needed projections=NxR");
+      request.projections = std::stoll(text.substr(12, x - 12));
+      request.projection_rank = std::stoll(text.substr(x + 1));
     } else {
       request.overrides.push_back(text);
     }

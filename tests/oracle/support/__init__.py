@@ -3,11 +3,13 @@
 import logging
 import os
 import sys
+import warnings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["TORCHDYNAMO_DISABLE"] = "1"   # compiling the packages' kernels would take minutes
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)   # it misses kernels that are not for training
+warnings.simplefilter("ignore", FutureWarning)                # what transformers says of peft's use of it
 
 try:
     import torch

@@ -70,10 +70,12 @@ def snapshot(model):
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def run(trace, model, optimizer, before_step=None, weights=snapshot):
-    """Takes the trace's steps, all of them updates, at the trace's learning rates."""
+def run(trace, model, optimizer, before_step=None, after_step=None, weights=snapshot, teacher=False):
+    """Takes the trace's steps, all of them updates, at the trace's learning rates. With `teacher` each begins with the trace's weights."""
     result = Steps(weights(model), {}, {})
     for step in trace.steps:
+        if teacher:
+            load_weights(model, trace.state(step).weights())
         for group in optimizer.param_groups:
             group["lr"] = trace.report(step)["lr"] * group.get("factor", 1.0)
         optimizer.zero_grad()
@@ -81,5 +83,7 @@ def run(trace, model, optimizer, before_step=None, weights=snapshot):
         if before_step is not None:
             before_step(step)
         optimizer.step()
+        if after_step is not None:
+            after_step(step)
         result.weights[step] = weights(model)
     return result

@@ -8,6 +8,7 @@ import tempfile
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -20,6 +21,7 @@ RECIPE = {
     "train": {"steps": 60, "global_batch_size": 8, "micro_batch_size": 4, "precision": "fp32", "seed": 7, "threads": 1},
     "output_dir": "run",
 }
+BITS = "bits/"   # before the names of fp64 tensors, which are written as int64
 DECODERS = {"i": int, "r": float, "t": str}
 
 
@@ -30,7 +32,8 @@ class State:
         self.tensors, self.values = {}, {}
         with safe_open(path, framework="pt") as file:
             for name in file.keys():
-                self.tensors[name] = file.get_tensor(name)
+                value = file.get_tensor(name)
+                self.tensors[name.removeprefix(BITS)] = value.view(torch.float64) if name.startswith(BITS) else value
             for name, text in file.metadata().items():
                 if text[:1] in DECODERS and name != "format":
                     self.values[name] = DECODERS[text[0]](text[1:])
@@ -58,7 +61,10 @@ class State:
         letters = {int: "i", float: "r", str: "t"}
         metadata = {name: letters[type(value)] + (repr(value) if isinstance(value, float) else str(value))
                     for name, value in self.values.items()}
-        save_file(self.tensors, path, metadata | {"format": "pt"})
+        wide = {name for name, value in self.tensors.items() if value.dtype == torch.float64}
+        tensors = {BITS + name if name in wide else name: value.view(torch.int64) if name in wide else value
+                   for name, value in self.tensors.items()}
+        save_file(tensors, path, metadata | {"format": "pt"})
 
 
 class Trace:
@@ -89,6 +95,11 @@ class Trace:
     def logits(self):
         with safe_open(self.folder / "logits.safetensors", framework="pt") as file:
             return file.get_tensor("logits")
+
+    @cached_property
+    def projections(self):
+        with safe_open(self.folder / "projections.safetensors", framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
 
 
 def merge(base, changes):
