@@ -77,6 +77,8 @@ TEST_P(ApolloTraining, MovesEachMatrixAsThePaperSays) {
 
 TEST_P(ApolloTraining, ResumesBitForBitAcrossARefresh) { test::expect_resumes_bit_for_bit(GetParam(), 5, 3); }
 
+TEST_P(ApolloTraining, HoldsWhatItPlans) { test::expect_plan_is_what_is_held(GetParam()); }
+
 TEST_P(ApolloTraining, IsTheSameOnTwoRanks) {
   test::expect_ranks_change_nothing(GetParam(), false);
   test::expect_ranks_change_nothing(GetParam(), true);

@@ -9,6 +9,7 @@
 
 #include <gtest/gtest.h>
 
+#include "framework/train/memory_plan.hpp"
 #include "tests/train/trainer_rig.hpp"
 
 namespace kumiko::lowrank::test {
@@ -97,6 +98,16 @@ inline void expect_updates_by_layer_change_nothing(const Trained& trained, int s
   kumiko::test::Rig by_layer(options, [](std::int64_t) { return sequences(false); });
   expect_near(losses(by_layer.steps(steps)), losses(together.steps(steps)), trained.tolerance);
   EXPECT_LT(by_layer.trainer.gradient_nbytes(), together.trainer.gradient_nbytes() / 4);
+}
+
+inline void expect_plan_is_what_is_held(const Trained& trained) {
+  const auto options = rig_options(trained);
+  kumiko::test::Rig rig(options, [](std::int64_t) { return sequences(false); });
+  rig.steps(2);
+  std::int64_t held = rig.run.optimizer->state_nbytes();
+  for (const Parameter* p : rig.model.parameters()) held += p->target == nullptr ? static_cast<std::int64_t>(p->value.nbytes()) : 0;
+  for (const Linear* linear : rig.model.linears()) held += linear->frozen_nbytes();
+  EXPECT_EQ(plan_memory(options.model, *rig.run.method, options.train, 4, 11).states(), held);
 }
 
 // Parameters, and their gradients as the update finds them, around one step of a single batch.
