@@ -63,8 +63,9 @@ struct Adam8bitStep {
 // table of 2^16 equal steps, which misses most codes below 1e-3.) A second moment below 1.6e-7 of its block's
 // largest becomes 0, so gradients that differ by more than 3.4 decades within a block can make large updates.
 //
-// value: fp32, contiguous, written in place; grad: fp32, contiguous, as many elements; first with sign, second
-// without, as many elements; ShapeError otherwise. The result does not depend on the number of threads.
+// value: fp32, contiguous, written in place; grad: fp32, contiguous, as many elements; first with sign,
+// second without, as many elements; ShapeError otherwise. The result does not depend on the number of
+// threads.
 void adam8bit_step(at::Tensor& value, const at::Tensor& grad, Int8State& first, Int8State& second,
                    const Adam8bitStep& step);
 
