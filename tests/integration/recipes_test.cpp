@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every file in recipes/ is a recipe, and what a run writes as its resolved recipe is the same recipe.
+// Every file in recipes/ is a recipe, and what a run writes as its resolved recipe is the same recipe. Those in recipes/ablations
+// are sweeps, which sweeps_test reads.
 #include <filesystem>
 
 #include <gtest/gtest.h>
@@ -14,7 +15,7 @@ namespace {
 std::vector<std::filesystem::path> recipes() {
   std::vector<std::filesystem::path> files;
   for (const auto& item : std::filesystem::recursive_directory_iterator(KUMIKO_RECIPES)) {
-    if (item.is_regular_file()) files.push_back(item.path());
+    if (item.is_regular_file() && item.path().parent_path().filename() != "ablations") files.push_back(item.path());
   }
   std::sort(files.begin(), files.end());
   return files;

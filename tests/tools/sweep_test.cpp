@@ -52,21 +52,23 @@ recipe: {train: {steps: 7}}
 variants:
   same:
   joined: {method: {rank: 16, schedule: {tau: 4}}, train.steps: 8}
+  scheduled: {method: {schedule: {kind: linear, increment: 2}}}
   replaced: {method: {name: full}}
   removed: {method.rank: null, train: {batch: null}}
   elsewhere: {base: other.yaml}
 )",
                             {"train.clip=1.0"});
-  EXPECT_THAT(names(sweep), ElementsAre("same", "joined", "replaced", "removed", "elsewhere"));
+  EXPECT_THAT(names(sweep), ElementsAre("same", "joined", "scheduled", "replaced", "removed", "elsewhere"));
   EXPECT_EQ(value(sweep.variants[0], "method"), "{name: loqt, rank: 8, schedule: {kind: static, tau: 9}}");
   EXPECT_EQ(value(sweep.variants[0], "train"), "{steps: 7, seed: 3, clip: 1.0}");
   EXPECT_EQ(value(sweep.variants[1], "method"), "{name: loqt, rank: 16, schedule: {kind: static, tau: 4}}");
   EXPECT_EQ(value(sweep.variants[1], "train.steps"), "8");
-  EXPECT_EQ(value(sweep.variants[2], "method"), "{name: full}");
-  EXPECT_EQ(value(sweep.variants[3], "method.rank"), "absent");
-  EXPECT_EQ(value(sweep.variants[3], "train.batch"), "null")
+  EXPECT_EQ(value(sweep.variants[2], "method"), "{name: loqt, rank: 8, schedule: {kind: linear, increment: 2}}");
+  EXPECT_EQ(value(sweep.variants[3], "method"), "{name: full}");
+  EXPECT_EQ(value(sweep.variants[4], "method.rank"), "absent");
+  EXPECT_EQ(value(sweep.variants[4], "train.batch"), "null")
       << "a removal of what is not there must be refused as an unknown key";
-  EXPECT_EQ(value(sweep.variants[4], "method"), "{name: lora}");
+  EXPECT_EQ(value(sweep.variants[5], "method"), "{name: lora}");
   EXPECT_EQ(sweep.baseline, "same");
   EXPECT_THAT(sweep.seeds, ElementsAre(1, 2, 3));
 }

@@ -11,7 +11,7 @@ namespace {
 using Kind = ConfigTree::Kind;
 
 bool names_a_thing(const ConfigTree& value) {
-  return value.kind == Kind::mapping && value.find("name") != nullptr;
+  return value.kind == Kind::mapping && (value.find("name") != nullptr || value.find("kind") != nullptr);
 }
 
 // The mapping at the path of all keys but the last, made where it is absent.

@@ -26,16 +26,17 @@ VariantReport Workbench::report_of(const Group& group) const {
   const Variant& variant = *group.planned->variant;
   VariantReport report;
   report.name = variant.name;
-  report.recipe = group.planned->recipe;
   report.planned = static_cast<int>(plan_.sweep->seeds.size());
   const auto chosen = chosen_point(group);
   report.pending = pending_of(group, chosen.has_value());
   if (chosen) {
     report.lr = variant.points.size() > 1 ? describe_point(variant.lr_sweep, variant.points[*chosen])
-                                          : learning_rate_of(report.recipe);
+                                          : learning_rate_of(group.planned->recipe);
     report.edges = edges_of(variant.lr_sweep, variant.points[*chosen]);
   }
   const std::string& point = variant.points[chosen.value_or(0)].name;
+  const auto planned = std::ranges::find(group.planned->runs, point, &PlannedRun::point);
+  report.recipe = planned->recipe;
   const std::string shards = join_patterns(group.planned->validation);
   for (const std::size_t index : group.runs) {
     const Run& run = runs_[index];

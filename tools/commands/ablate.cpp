@@ -2,9 +2,11 @@
 #include "tools/commands/ablate.hpp"
 
 #include <algorithm>
+#include <fstream>
 #include <iostream>
 #include <map>
 #include <memory>
+#include <sstream>
 #include <thread>
 
 #include <CLI/CLI.hpp>
@@ -20,6 +22,7 @@
 #include "tools/ablate/plan.hpp"
 #include "tools/ablate/workbench.hpp"
 #include "tools/auto_prepare.hpp"
+#include "tools/machine_facts.hpp"
 
 namespace kumiko::tools {
 namespace {
@@ -92,6 +95,19 @@ std::int64_t threads_of_a_run(int jobs) {
   return std::max<std::int64_t>(1, std::thread::hardware_concurrency() / static_cast<unsigned>(jobs));
 }
 
+void warn_of_memory(const Plan& plan, int jobs) {
+  std::int64_t largest = 0;
+  for (const PlannedVariant& variant : plan.variants) largest = std::max(largest, variant.plan_bytes);
+  std::ostringstream text;
+  text << std::ifstream("/proc/meminfo").rdbuf();
+  const std::string field = field_of(text.str(), "MemAvailable");  // "123456 kB"
+  const auto kib = parse_integer(field.substr(0, field.find(' ')));
+  if (!kib || largest <= *kib * 1024 / jobs) return;
+  log::warning(concat(jobs, jobs == 1 ? " run needs " : " runs at once need ", format_bytes(largest),
+                      jobs == 1 ? "" : " each", " by the memory plan, and ", format_bytes(*kib * 1024),
+                      " are free; give a smaller -j or micro-batch"));
+}
+
 void print_plan(const Plan& plan, int jobs) {
   std::cout << plan.run_count() << " runs (" << plan.variants.size() << " variants, "
             << plan.sweep->seeds.size() << " seeds), " << jobs << " at once, in "
@@ -114,6 +130,7 @@ void ablate(const AblateFlags& flags) {
   const Sweep sweep = Sweep::parse_file(flags.sweep, flags.overrides);
   const std::int64_t threads = threads_of_a_run(flags.jobs);
   Plan plan = make_plan(sweep, shard_vocabulary(), threads);
+  warn_of_memory(plan, flags.jobs);
   if (flags.dry_run) return print_plan(plan, flags.jobs);
   check_unchanged(plan);
   check_data(plan);
