@@ -12,8 +12,8 @@
 namespace kumiko::lowrank {
 
 BasisProbe::BasisProbe(const BasisOptions& options, const quant::QuantFormat& storage, std::uint64_t seed,
-                       at::Device device)
-    : options_(options), storage_(storage), seed_(seed), device_(device) {}
+                       at::Device device, std::optional<std::int64_t> rank)
+    : options_(options), storage_(storage), seed_(seed), device_(device), rank_(rank) {}
 
 std::int64_t BasisProbe::nbytes_for(const std::vector<LinearSpec>& specs, std::int64_t rank,
                                     const BasisOptions& options) {
@@ -37,7 +37,7 @@ std::vector<BasisProbe::Group> BasisProbe::make_groups() const {
     const int passes = BasisSketch::passes(options_, layer(i).has_projector());
     if (passes == 0) continue;
     const std::int64_t own = BasisSketch::nbytes_for(spec.in_features, spec.out_features, layer(i).side(),
-                                                     layer(i).rank(), options_);
+                                                     rank_of(layer(i)), options_);
     if (groups.empty() || bytes + own > options_.group_memory_bytes || groups.back().passes != passes) {
       groups.push_back({i, i, groups.empty() ? 0 : groups.back().first_pass + groups.back().passes, passes});
       bytes = 0;
@@ -65,7 +65,7 @@ int BasisProbe::begin(std::vector<std::size_t> indices) {
   groups_ = make_groups();
   sketches_.clear();
   fitted_.assign(indices_.size(), std::nullopt);
-  energies_.assign(indices_.size(), 0.0);
+  facts_.assign(indices_.size(), {});
   finite_ = true;
   return groups_.empty() ? 1 : groups_.back().first_pass + groups_.back().passes;
 }
@@ -85,7 +85,7 @@ void BasisProbe::begin_pass(int pass) {
       ProbedLinear& probed = layer(i);
       const at::Tensor old = probed.has_projector() ? probed.projector().basis(at::kFloat) : at::Tensor();
       sketches_.push_back(std::make_unique<BasisSketch>(probed.spec().in_features, probed.spec().out_features,
-                                                        probed.side(), probed.rank(), options_, old,
+                                                        probed.side(), rank_of(probed), options_, old,
                                                         sketch_seed(probed), device_));
       probed.begin_probe(*sketches_.back());
     }
@@ -101,8 +101,9 @@ std::vector<at::Tensor> BasisProbe::accumulators() {
 
 void BasisProbe::fit(std::size_t position, BasisSketch& sketch) {
   FittedBasis fitted = sketch.finish();
-  energies_[position] = fitted.captured_energy;
   fitted_[position].emplace(layer(position).side(), fitted.basis, storage_);
+  fitted.basis.reset();
+  facts_[position] = std::move(fitted);
 }
 
 void BasisProbe::end_pass(int pass, dist::Communicator& comm) {
@@ -135,7 +136,7 @@ void BasisProbe::end_pass(int pass, dist::Communicator& comm) {
 Projector BasisProbe::take(std::size_t position) {
   if (!fitted_[position]) {  // random: no pass fitted it
     const ProbedLinear& probed = layer(position);
-    BasisSketch sketch(probed.spec().in_features, probed.spec().out_features, probed.side(), probed.rank(),
+    BasisSketch sketch(probed.spec().in_features, probed.spec().out_features, probed.side(), rank_of(probed),
                        options_, {}, sketch_seed(probed), device_);
     fit(position, sketch);
   }
@@ -151,7 +152,38 @@ void BasisProbe::share(const std::vector<at::Tensor>& tensors, std::size_t posit
 }
 
 std::vector<double> BasisProbe::captured_energies(dist::Communicator& comm) const {
-  return gathered(energies_, comm);
+  std::vector<double> own;
+  for (const FittedBasis& facts : facts_) own.push_back(facts.captured_energy);
+  return gathered(own, comm);
+}
+
+std::vector<double> BasisProbe::old_shares(dist::Communicator& comm) const {
+  std::vector<double> own;
+  for (const FittedBasis& facts : facts_) {
+    const double now = std::accumulate(facts.energies.begin(), facts.energies.end(), 0.0);
+    own.push_back(facts.old_energy && now > 0.0 ? *facts.old_energy / now : 0.0);
+  }
+  return gathered(own, comm);
+}
+
+std::vector<LayerSpectrum> BasisProbe::spectra(dist::Communicator& comm) const {
+  std::vector<double> own;
+  for (std::size_t i = 0; i < size(); ++i) {
+    const auto count = static_cast<std::size_t>(rank_of(layer(i)));
+    for (std::size_t k = 0; k < count; ++k) own.push_back(k < facts_[i].energies.size() ? facts_[i].energies[k] : 0.0);
+    own.push_back(facts_[i].total_energy);
+  }
+  const std::vector<double> all = gathered(own, comm);
+  std::vector<LayerSpectrum> result;
+  auto next = all.begin();
+  for (std::size_t i = 0; i < size(); ++i) {
+    const auto& spec = layer(i).spec();
+    LayerSpectrum spectrum{{next, next + rank_of(layer(i))}, 0.0, std::max(spec.in_features, spec.out_features)};
+    next += rank_of(layer(i));
+    spectrum.total = *next++;
+    result.push_back(std::move(spectrum));
+  }
+  return result;
 }
 
 void BasisProbe::end() {

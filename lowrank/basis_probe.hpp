@@ -11,6 +11,7 @@
 #include "framework/core/state.hpp"
 #include "lowrank/basis_sketch.hpp"
 #include "lowrank/probed_linear.hpp"
+#include "lowrank/rank_allocation.hpp"
 
 namespace kumiko::lowrank {
 
@@ -24,8 +25,9 @@ namespace kumiko::lowrank {
 class BasisProbe {
  public:
   // Bases are stored in `storage`. `seed` names the random test matrices.
+  // `rank`: directions sought in each layer; none: as many as it has.
   BasisProbe(const BasisOptions& options, const quant::QuantFormat& storage, std::uint64_t seed,
-             at::Device device);
+             at::Device device, std::optional<std::int64_t> rank = std::nullopt);
 
   void add(ProbedLinear& layer) {
     layers_.push_back(&layer);
@@ -57,7 +59,12 @@ class BasisProbe {
   void share(const std::vector<at::Tensor>& tensors, std::size_t position, dist::Communicator& comm) const;
   // FittedBasis::captured_energy by position, of all ranks' layers.
   std::vector<double> captured_energies(dist::Communicator& comm) const;
+  // By position: what the old basis' space holds of the gradient's energy, over what the new one's does; 0 where it is unknown.
+  std::vector<double> old_shares(dist::Communicator& comm) const;
+  // FittedBasis::energies and total_energy by position.
+  std::vector<LayerSpectrum> spectra(dist::Communicator& comm) const;
   void end();  // the next probe draws other random matrices
+  std::int64_t count() const noexcept { return probes_; }  // ended ones
 
   void save(StateWriter& out) const { out.integer("probes", probes_); }
   void load(const StateReader& in) { probes_ = in.integer("probes"); }
@@ -71,6 +78,7 @@ class BasisProbe {
     return static_cast<int>(position % static_cast<std::size_t>(comm.size()));
   }
   ProbedLinear& layer(std::size_t position) const { return *layers_[indices_[position]]; }
+  std::int64_t rank_of(const ProbedLinear& layer) const { return rank_.value_or(layer.rank()); }
   std::vector<Group> make_groups() const;
   const Group* running(int pass) const;  // null: the pass only tells the loss
   std::uint64_t sketch_seed(const ProbedLinear& layer) const;
@@ -80,6 +88,7 @@ class BasisProbe {
   quant::QuantFormat storage_;
   std::uint64_t seed_;
   at::Device device_;
+  std::optional<std::int64_t> rank_;
   std::vector<ProbedLinear*> layers_;
   std::int64_t probes_ = 0;  // ended ones
 
@@ -88,7 +97,7 @@ class BasisProbe {
   std::vector<Group> groups_;
   std::vector<std::unique_ptr<BasisSketch>> sketches_;  // of the running group
   std::vector<std::optional<Projector>> fitted_;        // by position; only on the rank that owns it
-  std::vector<double> energies_;                        // by position; 0 where another rank owns it
+  std::vector<FittedBasis> facts_;                      // by position, without the bases; blank where another rank owns it
   bool finite_ = true;
 };
 

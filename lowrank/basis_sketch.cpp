@@ -33,8 +33,10 @@ at::Tensor canonical_signs(const at::Tensor& basis) {
 
 FittedBasis leading(const at::Tensor& vectors, const at::Tensor& energies, std::int64_t rank) {
   const double total = energies.sum().item<double>();
+  const at::Tensor leading = energies.narrow(0, 0, rank).to(at::kDouble).contiguous();
   const double kept = energies.narrow(0, 0, rank).sum().item<double>();
-  return {canonical_signs(vectors.narrow(1, 0, rank)), total > 0.0 ? kept / total : 0.0};
+  const auto* first = leading.const_data_ptr<double>();
+  return {canonical_signs(vectors.narrow(1, 0, rank)), total > 0.0 ? kept / total : 0.0, {first, first + rank}, total, std::nullopt};
 }
 
 }  // namespace
@@ -58,10 +60,12 @@ BasisSketch::BasisSketch(std::int64_t in_features, std::int64_t out_features, Si
     : in_(in_features), out_(out_features), side_(side), rank_(rank),
       width_(std::min(rank + options.oversampling, std::min(in_features, out_features))), options_(options),
       warm_(old_basis.defined() && options.warm_start && options.power_iterations > 0), seed_(seed), device_(device) {
+  if (is_dense(options_.solver) && old_basis.defined()) old_basis_ = old_basis.to(at::kFloat);
   if (options_.solver != BasisSolver::range_finder) return;
   const std::int64_t basis_dim = Projector::basis_rows(side, in_features, out_features);
   if (warm_) {
-    const at::Tensor fill = random_normal(basis_dim, width_ - rank_, seed_, device_);
+    old_rank_ = old_basis.size(1);
+    const at::Tensor fill = random_normal(basis_dim, width_ - old_rank_, seed_, device_);
     test_matrix_ = orthonormal(at::cat({old_basis.to(at::kFloat), fill}, 1));
   } else {
     test_matrix_ = random_normal(in_ + out_ - basis_dim, width_, seed_, device_);
@@ -119,6 +123,7 @@ void BasisSketch::add(const at::Tensor& x, const at::Tensor& dy) {
 void BasisSketch::end_pass(int pass) {
   if (options_.solver != BasisSolver::range_finder) return;
   if (pass + 1 == passes(options_, warm_)) return;   // the last range goes to finish()
+  if (warm_ && pass == 0) old_energy_ = accumulator_.narrow(1, 0, old_rank_).square().sum(at::kDouble).item<double>();
   test_matrix_ = orthonormal(accumulator_);
   accumulator_ = at::Tensor();
 }
@@ -132,21 +137,27 @@ void BasisSketch::receive_pass(int pass) {
 FittedBasis BasisSketch::finish() {
   const std::int64_t basis_dim = Projector::basis_rows(side_, in_, out_);
   if (options_.solver == BasisSolver::random) {
-    return {canonical_signs(orthonormal(random_normal(basis_dim, rank_, seed_, device_))), 0.0};
+    return {canonical_signs(orthonormal(random_normal(basis_dim, rank_, seed_, device_))), 0.0, {}, 0.0, std::nullopt};
   }
   if (options_.solver == BasisSolver::range_finder) {
     // accumulator = G^T Q with orthonormal Q: its left singular vectors are those of G restricted to range(Q).
     auto [q, r] = at::linalg_qr(accumulator_, "reduced");
     auto [u, s, vt] = at::linalg_svd(r, /*full_matrices=*/false);
-    return leading(at::mm(q, u.narrow(1, 0, rank_)), s.square(), rank_);
+    FittedBasis fitted = leading(at::mm(q, u.narrow(1, 0, rank_)), s.square(), rank_);
+    fitted.old_energy = old_energy_;
+    return fitted;
   }
   const at::Tensor in_basis_columns = side_ == Side::input ? accumulator_ : accumulator_.t();   // [other, dim]
+  FittedBasis fitted;
   if (options_.solver == BasisSolver::svd) {
     auto [u, s, vt] = at::linalg_svd(in_basis_columns, /*full_matrices=*/false);
-    return leading(vt.t(), s.square(), rank_);
+    fitted = leading(vt.t(), s.square(), rank_);
+  } else {
+    auto [values, vectors] = at::linalg_eigh(at::mm(in_basis_columns.t(), in_basis_columns));
+    fitted = leading(vectors.flip(1), values.flip(0).clamp_min(0), rank_);
   }
-  auto [values, vectors] = at::linalg_eigh(at::mm(in_basis_columns.t(), in_basis_columns));
-  return leading(vectors.flip(1), values.flip(0).clamp_min(0), rank_);
+  if (old_basis_.defined()) fitted.old_energy = at::mm(in_basis_columns, orthonormal(old_basis_)).square().sum(at::kDouble).item<double>();
+  return fitted;
 }
 
 }  // namespace kumiko::lowrank

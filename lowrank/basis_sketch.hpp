@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -29,6 +31,9 @@ struct BasisOptions {
 struct FittedBasis {
   at::Tensor basis;                // [dim, r], fp32, orthonormal columns, each column's largest entry positive
   double captured_energy = 0.0;    // |G P|^2 / |G|^2 for svd and eigh; for the range finder within the sketch; 0: unknown
+  std::vector<double> energies;    // |G p_i|^2 of each column; empty: unknown
+  double total_energy = 0.0;       // |G|^2, or that of the sketch; 0: unknown
+  std::optional<double> old_energy;   // |G Q|^2 of the old basis' space; none: there is no old basis, or it was not looked at
 };
 
 // One layer's sketch. With G = dL/dW [out, in] = dy^T x, the range finder (Halko, Martinsson, Tropp 2011, alg. 4.4) needs
@@ -64,6 +69,9 @@ class BasisSketch {
   std::uint64_t seed_;
   at::Device device_;
   bool along_basis_ = false;   // the running pass accumulates in the basis' dimension
+  at::Tensor old_basis_;       // of dense solvers
+  std::int64_t old_rank_ = 0;
+  std::optional<double> old_energy_;
   at::Tensor test_matrix_;     // thin matrix of the running pass
   at::Tensor accumulator_;
 };

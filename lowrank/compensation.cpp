@@ -9,12 +9,12 @@
 namespace kumiko::lowrank {
 
 Compensated compensate(const at::Tensor& weight, const Projector& projector, double scale, int iterations,
-                       const quant::QuantFormat& format) {
+                       const quant::QuantFormat& format, std::optional<std::uint64_t> stochastic_seed) {
   const double norm = std::max(at::norm(weight).item<double>(), 1e-30);
   std::optional<Compensated> best;
   at::Tensor target = weight;
   for (int i = 0; i < std::max(iterations, 1); ++i) {
-    auto quantized = quant::QuantizedTensor::quantize(target, format);
+    auto quantized = quant::QuantizedTensor::quantize(target, format, std::nullopt, stochastic_seed);
     at::Tensor residual = weight - quantized.dequantize(at::kFloat);
     at::Tensor factor = at::zeros(projector.factor_sizes(weight.size(1), weight.size(0)), weight.options());
     if (iterations > 0) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lowrank/loqt_linear.hpp"
 
+#include <algorithm>
+
 #include <ATen/ATen.h>
 
 #include "framework/core/error.hpp"
@@ -67,25 +69,44 @@ void LoqtLinear::backward(const at::Tensor& x, const at::Tensor& dy, at::Tensor*
 
 at::Tensor LoqtLinear::effective_weight() const { return dense_weight(at::kFloat); }
 
-double LoqtLinear::merge(Projector next) {
+LoqtLinear::Merge LoqtLinear::prepare_merge(Projector next, std::optional<std::uint64_t> stochastic_seed) const {
   const at::Tensor merged = dense_weight(at::kFloat);
-  const bool quantized = options_.weights.codec != quant::CodecKind::none;
-  if (quantized) {
-    Compensated result = compensate(merged, next, options_.scale, options_.compensation_iterations, options_.weights);
-    weight_ = std::move(result.weight);
-    factor_.value.copy_(result.factor);
-    projector_ = std::move(next);
-    return result.relative_error;
-  }
-  weight_ = QuantizedTensor::quantize(merged.to(options_.dense_dtype), options_.weights);
-  factor_.value.zero_();
-  projector_ = std::move(next);
-  return 0.0;
+  const auto prepared = [&]() -> Merge {
+    if (options_.weights.codec == quant::CodecKind::none) {
+      at::Tensor zero = at::zeros(next.factor_sizes(spec().in_features, spec().out_features), merged.options());
+      return {QuantizedTensor::quantize(merged, options_.weights, options_.dense_dtype, stochastic_seed), std::move(zero), std::move(next), {}};
+    }
+    Compensated compensated = compensate(merged, next, options_.scale, options_.compensation_iterations, options_.weights, stochastic_seed);
+    return {std::move(compensated.weight), std::move(compensated.factor), std::move(next), {}};
+  };
+  Merge merge = prepared();
+  at::Tensor lost = merge.weight.dequantize(at::kFloat).sub(merged);
+  merge.projector.lift_into(lost, merge.factor.to(options_.factor_dtype), options_.scale);
+  merge.result.weight_error = at::norm(lost).item<double>() / std::max(at::norm(merged).item<double>(), 1e-30);
+  if (!projector_) return merge;
+  const at::Tensor update = projector_->lift(factor_.value.to(at::kFloat)).mul_(options_.scale);
+  const double energy = update.square().sum(at::kDouble).item<double>();
+  if (energy > 0.0) merge.result.retained_update = 1.0 + lost.mul(update).sum(at::kDouble).item<double>() / energy;
+  return merge;
 }
 
-void LoqtLinear::prepare_to_receive() {
+void LoqtLinear::resize(std::int64_t rank) {
+  if (rank == rank_) return;
+  rank_ = rank;
+  factor_.value = at::zeros(Projector::factor_sizes(side_, rank, spec().in_features, spec().out_features), factor_.value.options());
+}
+
+void LoqtLinear::commit(Merge merge) {
+  resize(merge.projector.rank());
+  weight_ = std::move(merge.weight);
+  factor_.value.copy_(merge.factor);
+  projector_ = std::move(merge.projector);
+}
+
+void LoqtLinear::prepare_to_receive(std::int64_t rank) {
+  resize(rank);
   weight_ = QuantizedTensor::empty({spec().out_features, spec().in_features}, options_.weights, options_.dense_dtype, options_.device);
-  projector_.emplace(side_, QuantizedTensor::empty({basis_rows(), rank_}, options_.basis, at::kFloat, options_.device));
+  projector_.emplace(side_, QuantizedTensor::empty({basis_rows(), rank}, options_.basis, at::kFloat, options_.device));
 }
 
 std::vector<at::Tensor> LoqtLinear::state_tensors() {
@@ -111,6 +132,13 @@ void LoqtLinear::load(const StateReader& in) {
   weight_ = QuantizedTensor::load(in, spec().name + ".weight", {spec().out_features, spec().in_features}, options_.weights,
                                   options_.dense_dtype, options_.device);
   projector_.reset();
+  if (options_.adapts_rank) {
+    const at::Tensor stored = in.tensor(factor_.name);
+    const std::int64_t rank = stored.dim() == 2 ? stored.size(side_ == Side::input ? 0 : 1) : 0;
+    KUMIKO_EXPECTS(rank >= 1 && rank <= std::min(spec().in_features, spec().out_features), CheckpointError, "'", factor_.name,
+                   "' has sizes ", stored.sizes(), " that no rank of this layer gives; take an older checkpoint");
+    resize(rank);
+  }
   if (in.integer(spec().name + ".has_basis") != 0) {
     projector_.emplace(side_, QuantizedTensor::load(in, spec().name + ".basis", {basis_rows(), rank_}, options_.basis, at::kFloat,
                                                     options_.device));

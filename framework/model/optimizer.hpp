@@ -42,6 +42,7 @@ class Optimizer {
   void update(Parameter& parameter, double learning_rate);     // one, from its gradient
   void forget(const std::string& param_name) { find(param_name).forget(); }
   void transform(const std::string& param_name, const MomentMap& map) { find(param_name).transform(map); }
+  void resize(const std::string& param_name, at::IntArrayRef sizes) { find(param_name).resize(sizes); }   // forgets
   std::vector<at::Tensor> state_tensors(const std::string& param_name) { return find(param_name).state_tensors(); }
   std::int64_t state_nbytes() const;
   void save(StateWriter& out) const;

@@ -3,12 +3,55 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include <ATen/ATen.h>
 
 #include "framework/core/config.hpp"
+#include "framework/core/error.hpp"
+#include "framework/core/log.hpp"
+#include "framework/core/rng.hpp"
 
 namespace kumiko::lowrank {
+namespace {
+
+// Block `refresh`: which layers a due refresh takes, and when.
+void parse_refresh(const ConfigNode& node, LoqtOptions& options) {
+  const ConfigNode block = node.child("refresh");
+  constexpr std::array<std::string_view, 2> kKinds = {"all", "bias"};
+  if (block.choice_index("kind", 0, kKinds) == 1) {
+    options.refresh_bias = block.real("bias", 0.2, {0.0, 1.0});
+    const BasisOptions& basis = options.basis;
+    const bool looks_at_old = basis.solver == BasisSolver::svd || basis.solver == BasisSolver::eigh ||
+                              (basis.solver == BasisSolver::range_finder && basis.warm_start && basis.power_iterations > 0);
+    if (!looks_at_old) {
+      block.fail("kind", "bias compares the old basis with the new one: set method.basis.solver to range_finder with warm_start and "
+                         "power_iterations of 1 or more, svd or eigh");
+    }
+  }
+  options.stagger = block.integer("stagger", 0, {0, 1 << 20});
+  options.min_retained_update = node.real("min_retained_update", 0.0, {0.0, 1.0});
+  options.stall_warning = node.real("stall_warning", 0.5, {0.0, 1.0});
+}
+
+// Block `rank_allocation`: fixed, or by the energy that each layer's directions hold, within the factors' size at `rank` everywhere.
+void parse_rank_allocation(const ConfigNode& node, LoqtOptions& options) {
+  const ConfigNode block = node.child("rank_allocation");
+  constexpr std::array<std::string_view, 2> kKinds = {"fixed", "energy"};
+  if (block.choice_index("kind", 0, kKinds) == 0) return;
+  RankLimits limits;
+  limits.min = block.integer("min", std::max<std::int64_t>(1, options.rank / 4), {1, options.rank});
+  limits.max = block.integer("max", 2 * options.rank, {options.rank, 1 << 20});
+  options.rank_limits = limits;
+  if (options.basis.solver == BasisSolver::random) block.fail("kind", "energy needs the gradient's spectrum, which method.basis.solver random does not look at");
+  if (options.stagger > 0) block.fail("kind", "energy divides a budget among all layers at once; set method.refresh.stagger to 0");
+  if (options.refresh_bias > 0.0) block.fail("kind", "energy gives every layer a new rank; set method.refresh.kind to all");
+  if (options.min_retained_update > 0.0) block.fail("kind", "energy gives every layer a new rank; set method.min_retained_update to 0");
+  if (options.moments == Moments::keep) node.fail("moments", "keep cannot go with method.rank_allocation energy: the moments have another size; use rotate or reset");
+}
+
+}  // namespace
+
 LoqtOptions LoqtOptions::parse(const ConfigNode& node, bool quantized, std::int64_t hidden_size, std::int64_t total_steps) {
   const std::int64_t rank = parse_rank(node, hidden_size);
   const double scale = node.real("scale", 0.5, {1e-6, 1e6});
@@ -20,27 +63,43 @@ LoqtOptions LoqtOptions::parse(const ConfigNode& node, bool quantized, std::int6
   constexpr std::array<std::pair<std::string_view, at::ScalarType>, 2> kDtypes = {{{"fp32", at::kFloat}, {"bf16", at::kBFloat16}}};
   const auto factor_dtype = node.choice("factor", at::kFloat, kDtypes);
   const auto moments = parse_moments(node, Moments::rotate);
-  return {rank, scale, targets, storage, basis, iterations, factor_dtype,
-          MergeSchedule::parse(node.child("schedule"), total_steps), moments};
+  LoqtOptions options{rank, scale, targets, storage, basis, iterations, factor_dtype,
+                      MergeSchedule::parse(node.child("schedule"), total_steps), moments};
+  parse_refresh(node, options);
+  parse_rank_allocation(node, options);
+  return options;
 }
 
 LoqtMethod::LoqtMethod(const MethodContext& context, bool quantized)
     : BasicMethod(context), name_(quantized ? "loqt" : "loqt_nq"),
       options_(LoqtOptions::parse(context.options, quantized, context.model.hidden_size, context.total_steps)),
-      probe_(options_.basis, options_.storage.basis, seed_, device_) {}
+      // With ranks by energy a basis is cut before it is stored.
+      probe_(options_.basis, options_.rank_limits ? quant::QuantFormat{quant::CodecKind::none} : options_.storage.basis, seed_, device_,
+             options_.rank_limits ? std::optional(options_.rank_limits->max) : std::nullopt) {}
 
 std::unique_ptr<Linear> LoqtMethod::make_linear(const LinearSpec& spec, at::Tensor initial) {
   if (!options_.targets.has(spec)) return make_dense(spec, initial);
   auto linear = std::make_unique<LoqtLinear>(
       spec, initial,
-      LoqtLinearOptions{options_.rank, options_.scale, options_.compensation_iterations, options_.storage.weights, options_.storage.basis,
+      LoqtLinearOptions{options_.rank, options_.rank_limits.has_value(), options_.scale, options_.compensation_iterations, options_.storage.weights, options_.storage.basis,
                         options_.factor_dtype, param_dtype_, device_});
   layers_.push_back(linear.get());
   probe_.add(*linear);
   return linear;
 }
 
-void LoqtMethod::validate(const ModelOptions& model) const { check_rank(options_.rank, options_.targets, model.linear_specs()); }
+void LoqtMethod::validate(const ModelOptions& model) const {
+  const auto specs = model.linear_specs();
+  check_rank(options_.rank_limits ? options_.rank_limits->max : options_.rank, options_.targets, specs);
+  if (options_.stagger == 0) return;
+  const auto layers = std::count_if(specs.begin(), specs.end(), [this](const LinearSpec& spec) { return options_.targets.has(spec); });
+  const std::int64_t needed = (layers + options_.stagger - 1) / options_.stagger;
+  const auto& due = options_.schedule.steps();
+  for (std::size_t i = 1; i < due.size(); ++i) {
+    KUMIKO_EXPECTS(i == 1 || due[i] - due[i - 1] >= needed, UsageError, "method.refresh.stagger ", options_.stagger, " needs ", needed,
+                   " steps for ", layers, " layers, but method.schedule is due at ", due[i - 1], " and ", due[i], " already; raise stagger or tau");
+  }
+}
 
 void LoqtMethod::plan(const ModelOptions& model, MemoryPlan& plan) const {
   const std::int64_t rank = options_.rank;
@@ -66,31 +125,71 @@ void LoqtMethod::plan(const ModelOptions& model, MemoryPlan& plan) const {
     plan.scratch = std::max(plan.scratch, 4 * numel * 4);   // W, target, residual and a product while compensating
     probed.push_back(spec);
   }
-  plan.sketches = std::max(plan.sketches, BasisProbe::nbytes_for(probed, rank, options_.basis));
+  plan.sketches =
+      std::max(plan.sketches, BasisProbe::nbytes_for(probed, options_.rank_limits ? options_.rank_limits->max : rank, options_.basis));
 }
 
 StepPlan LoqtMethod::begin_step(std::int64_t step) {
-  if (layers_.empty() || !options_.schedule.due(step)) return {};
-  const int passes = probe_.begin();
-  errors_.assign(probe_.size(), 0.0);
-  return {false, passes};
+  const bool due = options_.schedule.due(step);
+  if (layers_.empty() || (!due && waiting_.empty())) return {};
+  if (due) {
+    round_merged_ = false;
+    waiting_.clear();
+    for (std::size_t i = 0; i < layers_.size(); ++i) waiting_.push_back(i);
+  }
+  // The first bases are found together: without one a layer has nothing to train.
+  const bool staggered = options_.stagger > 0 && step > 0;
+  const std::size_t count = staggered ? std::min(waiting_.size(), static_cast<std::size_t>(options_.stagger)) : waiting_.size();
+  const auto end = waiting_.begin() + static_cast<std::ptrdiff_t>(count);
+  const int passes = probe_.begin({waiting_.begin(), end});
+  waiting_.erase(waiting_.begin(), end);
+  return {staggered, passes};
 }
 
-void LoqtMethod::merge_layer(std::size_t position, Optimizer& optimizer, dist::Communicator& comm) {
+std::vector<std::int64_t> LoqtMethod::ranks_of_probe(dist::Communicator& comm) const {
+  if (!options_.rank_limits) return std::vector<std::int64_t>(probe_.size(), options_.rank);
+  const auto spectra = probe_.spectra(comm);
+  RankLimits limits = *options_.rank_limits;
+  for (const auto& spectrum : spectra) limits.budget += options_.rank * spectrum.cost;
+  return allocate_ranks(spectra, limits);
+}
+
+std::optional<std::uint64_t> LoqtMethod::rounding_seed(const LoqtLinear& layer) const {
+  if (options_.storage.rounding == Rounding::nearest) return std::nullopt;
+  return stream_seed(seed_, concat("rounding/", layer.spec().name, "/", probe_.count()));
+}
+
+LoqtMethod::Outcome LoqtMethod::merge_layer(std::size_t position, std::int64_t rank, Optimizer& optimizer, dist::Communicator& comm) {
   LoqtLinear& layer = *layers_[probe_.index(position)];
-  const std::string& factor = layer.factor().name;
+  Outcome outcome;
+  std::optional<LoqtLinear::Merge> merge;
+  at::Tensor merges = at::ones({1}, at::kLong);
   if (probe_.owns(position, comm)) {
+    Projector next = probe_.take(position);
+    if (options_.rank_limits) next = Projector(layer.side(), next.basis(at::kFloat).narrow(1, 0, rank).contiguous(), options_.storage.basis);
+    merge = layer.prepare_merge(std::move(next), rounding_seed(layer));
+    outcome.result = merge->result;
+    if (merge->result.retained_update.value_or(1.0) < options_.min_retained_update) merges.zero_();
+  }
+  probe_.share({merges}, position, comm);
+  outcome.merged = merges.item<std::int64_t>() != 0;
+  if (!outcome.merged) return outcome;
+  const std::string& factor = layer.factor().name;
+  if (merge) {
     const at::Tensor old = layer.has_projector() ? layer.projector().basis(at::kFloat) : at::Tensor();
-    errors_[position] = layer.merge(probe_.take(position));
+    layer.commit(std::move(*merge));
     if (old.defined() && options_.moments == Moments::rotate) {
       rotate_moments(optimizer, factor, layer.side(), old, layer.projector().basis(at::kFloat));
     }
+    if (!old.defined() && options_.rank_limits) optimizer.resize(factor, layer.factor().grad_sizes());
   } else {
-    layer.prepare_to_receive();
+    layer.prepare_to_receive(rank);
+    if (options_.rank_limits) optimizer.resize(factor, layer.factor().grad_sizes());
   }
-  if (options_.moments == Moments::reset) optimizer.forget(factor);
+  if (options_.moments == Moments::reset) optimizer.resize(factor, layer.factor().grad_sizes());
   probe_.share(layer.state_tensors(), position, comm);
   probe_.share(optimizer.state_tensors(factor), position, comm);
+  return outcome;
 }
 
 void LoqtMethod::end_probe(std::int64_t step, Optimizer& optimizer, dist::Communicator& comm, MethodReport& report) {
@@ -98,23 +197,84 @@ void LoqtMethod::end_probe(std::int64_t step, Optimizer& optimizer, dist::Commun
     report.skipped = true;
     return;
   }
-  const bool trained = step > 0;
-  for (std::size_t i = 0; i < probe_.size(); ++i) merge_layer(i, optimizer, comm);
-  report.merged = trained;
-  report.captured_energy = mean(probe_.captured_energies(comm));
-  report.weight_error = mean(gathered(errors_, comm));
+  const auto ranks = ranks_of_probe(comm);
+  const auto old_shares = options_.refresh_bias > 0.0 ? probe_.old_shares(comm) : std::vector<double>(probe_.size(), 0.0);
+  std::vector<Outcome> outcomes(probe_.size());
+  for (std::size_t i = 0; i < probe_.size(); ++i) {
+    if (1.0 - old_shares[i] >= options_.refresh_bias) outcomes[i] = merge_layer(i, ranks[i], optimizer, comm);
+    report.merged = report.merged || (outcomes[i].merged && step > 0);
+  }
+  report.resized = options_.rank_limits.has_value();
+  fill_report(outcomes, comm, report);
+  if (report.merged && comm.rank() == 0) warn_of_a_stall(report);
   probe_.end();
-  if (trained) ++merges_;
+  round_merged_ = round_merged_ || report.merged;
+  if (waiting_.empty() && round_merged_) ++merges_;
+}
+
+void LoqtMethod::fill_report(const std::vector<Outcome>& outcomes, dist::Communicator& comm, MethodReport& report) const {
+  std::vector<double> errors, retained, is_retained;
+  for (const Outcome& outcome : outcomes) {
+    errors.push_back(outcome.result.weight_error);
+    retained.push_back(outcome.result.retained_update.value_or(0.0));
+    is_retained.push_back(outcome.result.retained_update ? 1.0 : 0.0);
+  }
+  errors = gathered(errors, comm);
+  retained = gathered(retained, comm);
+  is_retained = gathered(is_retained, comm);
+  const auto energies = probe_.captured_energies(comm);
+  std::vector<double> merged_errors;
+  for (std::size_t i = 0; i < outcomes.size(); ++i) {
+    const LoqtLinear& layer = *layers_[probe_.index(i)];
+    LayerReport line{.name = layer.spec().name};
+    if (energies[i] > 0.0) line.captured_energy = energies[i];
+    if (is_retained[i] > 0.0) line.retained_update = retained[i];
+    if (outcomes[i].merged) {
+      line.weight_error = errors[i];
+      merged_errors.push_back(errors[i]);
+    }
+    if (options_.rank_limits) line.rank = layer.rank();
+    report.layers.push_back(std::move(line));
+  }
+  report.captured_energy = mean(energies);
+  report.weight_error = mean(merged_errors);
+}
+
+void LoqtMethod::warn_of_a_stall(const MethodReport& report) const {
+  std::vector<double> retained;
+  const LayerReport* lowest = nullptr;
+  for (const LayerReport& layer : report.layers) {
+    if (!layer.retained_update || !layer.weight_error) continue;
+    retained.push_back(*layer.retained_update);
+    if (lowest == nullptr || *layer.retained_update < *lowest->retained_update) lowest = &layer;
+  }
+  if (retained.empty() || mean(retained) >= options_.stall_warning) return;
+  log::warning(concat("a merge kept ", std::lround(100.0 * mean(retained)), " % of the trained update, mean over ", retained.size(),
+                      " layers (least: ", lowest->name, ", ", std::lround(100.0 * *lowest->retained_update),
+                      " %): what is lost in requantization was trained for nothing. Raise method.compensation_iterations or "
+                      "method.schedule.tau, set method.min_retained_update, or take a finer method.quantization.weights"));
 }
 
 void LoqtMethod::save(StateWriter& out) const {
   probe_.save(out);
   out.integer("merges", merges_);
+  out.integer("round_merged", round_merged_ ? 1 : 0);
+  const std::vector<std::int64_t> waiting(waiting_.begin(), waiting_.end());
+  out.tensor("waiting", at::tensor(waiting, at::kLong));
 }
 
 void LoqtMethod::load(const StateReader& in) {
   probe_.load(in);
   merges_ = in.integer("merges");
+  round_merged_ = in.integer("round_merged") != 0;
+  const at::Tensor waiting = in.tensor("waiting").contiguous();
+  waiting_.clear();
+  for (std::int64_t i = 0; i < waiting.numel(); ++i) {
+    const std::int64_t index = waiting[i].item<std::int64_t>();
+    KUMIKO_EXPECTS(index >= 0 && index < static_cast<std::int64_t>(layers_.size()), CheckpointError, "'waiting' names layer ", index,
+                   ", this model has ", layers_.size(), "; take an older checkpoint");
+    waiting_.push_back(static_cast<std::size_t>(index));
+  }
 }
 
 }  // namespace kumiko::lowrank

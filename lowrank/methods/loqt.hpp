@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <deque>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "lowrank/basis_probe.hpp"
@@ -22,6 +24,11 @@ struct LoqtOptions {
   at::ScalarType factor_dtype = at::kFloat;
   MergeSchedule schedule;
   Moments moments = Moments::rotate;
+  double refresh_bias = 0.0;               // a layer is left alone while its basis misses less than this share of what the new one captures
+  std::int64_t stagger = 0;                // layers merged a step, beside its update; 0: all at a step that only probes
+  double min_retained_update = 0.0;        // a layer whose merge would keep less waits for the next one
+  double stall_warning = 0.5;              // of the mean retained update of a merge
+  std::optional<RankLimits> rank_limits;   // ranks by captured energy; without budget, which is that of `rank` everywhere
 
   // `quantized`: loqt; otherwise loqt_nq, whose weights and basis default to none.
   static LoqtOptions parse(const ConfigNode& node, bool quantized, std::int64_t hidden_size, std::int64_t total_steps);
@@ -47,14 +54,23 @@ class LoqtMethod final : public BasicMethod {
   void load(const StateReader& in) override;
 
  private:
-  void merge_layer(std::size_t position, Optimizer& optimizer, dist::Communicator& comm);
+  struct Outcome {
+    bool merged = false;
+    MergeResult result;   // on the rank that owns the layer
+  };
+  Outcome merge_layer(std::size_t position, std::int64_t rank, Optimizer& optimizer, dist::Communicator& comm);
+  std::optional<std::uint64_t> rounding_seed(const LoqtLinear& layer) const;
+  std::vector<std::int64_t> ranks_of_probe(dist::Communicator& comm) const;
+  void fill_report(const std::vector<Outcome>& outcomes, dist::Communicator& comm, MethodReport& report) const;
+  void warn_of_a_stall(const MethodReport& report) const;
 
   std::string name_;
   LoqtOptions options_;
   BasisProbe probe_;
   std::vector<LoqtLinear*> layers_;      // owned by the model; by the probe's index
   std::int64_t merges_ = 0;
-  std::vector<double> errors_;           // of the running merge, by the probe's position; 0 where another rank owns the layer
+  std::deque<std::size_t> waiting_;      // indices of layers whose turn comes in later steps
+  bool round_merged_ = false;            // a layer was merged since the schedule was last due
 };
 
 }  // namespace kumiko::lowrank

@@ -49,7 +49,7 @@ class LoqtLinears : public ::testing::TestWithParam<Case> {
   // With a basis, and a factor as training would leave it.
   std::unique_ptr<LoqtLinear> trained() const {
     auto linear = make();
-    linear->merge(basis(2));
+    linear->commit(linear->prepare_merge(basis(2)));
     linear->factor().value.add_(normal(linear->factor().value.sizes(), 3, 0.3));
     return linear;
   }
@@ -189,7 +189,9 @@ TEST_P(LoqtLinears, ProbeSumsTheDenseGradientOverMicroBatchesWithAndWithoutDx) {
 TEST_P(LoqtLinears, MergeKeepsTheEffectiveWeightUpToTheReportedError) {
   const auto linear = trained();
   const at::Tensor before = dense(*linear);
-  const double error = linear->merge(basis(7));
+  LoqtLinear::Merge merge = linear->prepare_merge(basis(7));
+  const double error = merge.result.weight_error;
+  linear->commit(std::move(merge));
   EXPECT_NEAR(relative(dense(*linear), before), error, 1e-5);
   // The new basis is the one in use, and the old factor is gone.
   EXPECT_TRUE(at::equal(linear->projector().basis(at::kFloat), basis(7).basis(at::kFloat)));
@@ -208,12 +210,12 @@ TEST_P(LoqtLinears, MergeKeepsTheEffectiveWeightUpToTheReportedError) {
 
 TEST_P(LoqtLinears, MergingAFactorOfZeroChangesNothing) {
   auto linear = make();
-  linear->merge(basis(2));
+  linear->commit(linear->prepare_merge(basis(2)));
   linear->factor().value.zero_();
   std::vector<at::Tensor> before;
   for (const auto& part : linear->weight().storage()) before.push_back(part.clone());
   const at::Tensor weight = linear->effective_weight().clone();
-  linear->merge(basis(7));
+  linear->commit(linear->prepare_merge(basis(7)));
   if (!GetParam().weights.double_quant || !quantized()) {  // bit for bit where scales are exact
     for (std::size_t i = 0; i < before.size(); ++i)
       EXPECT_TRUE(at::equal(linear->weight().storage()[i], before[i])) << i;
@@ -227,20 +229,22 @@ TEST_P(LoqtLinears, MergingAFactorOfZeroChangesNothing) {
 
 TEST_P(LoqtLinears, WithoutCompensationAMergeLeavesAZeroFactor) {
   auto linear = make(/*iterations=*/0);
-  linear->merge(basis(2));
+  linear->commit(linear->prepare_merge(basis(2)));
   EXPECT_EQ(linear->factor().value.abs().max().item<float>(), 0.0F);
   linear->factor().value.normal_();
-  linear->merge(basis(7));
+  linear->commit(linear->prepare_merge(basis(7)));
   EXPECT_EQ(linear->factor().value.abs().max().item<float>(), 0.0F);
 }
 
 TEST_P(LoqtLinears, ABf16FactorIsStoredInBf16AndMerges) {
   auto linear = make(5, at::kBFloat16);
-  linear->merge(basis(2));
+  linear->commit(linear->prepare_merge(basis(2)));
   linear->factor().value.add_(normal(linear->factor().value.sizes(), 3, 0.3).to(at::kBFloat16));
   EXPECT_EQ(linear->factor().value.scalar_type(), at::kBFloat16);
   const at::Tensor before = dense(*linear);
-  const double error = linear->merge(basis(7));
+  LoqtLinear::Merge merge = linear->prepare_merge(basis(7));
+  const double error = merge.result.weight_error;
+  linear->commit(std::move(merge));
   EXPECT_EQ(linear->factor().value.scalar_type(), at::kBFloat16);
   EXPECT_NEAR(relative(dense(*linear), before), error, 0.005);
 }
@@ -252,7 +256,7 @@ TEST_P(LoqtLinears, LoadRestoresWhatSaveWrote) {
     kumiko::test::MemoryState state;
     saved->save(state);
     auto loaded = make();
-    if (!with_basis) loaded->merge(basis(9));  // a basis it must lose
+    if (!with_basis) loaded->commit(loaded->prepare_merge(basis(9)));  // a basis it must lose
     loaded->load(state);
     EXPECT_EQ(loaded->has_projector(), with_basis);
     const auto expected = saved->state_tensors();
@@ -307,7 +311,7 @@ TEST(LoqtLinear, GradientDescentOnTheFactorMovesTheWeightByTheProjectedGradients
     const LoqtLinearOptions options{.rank = 6, .scale = 0.4, .weights = kDense, .basis = kDense};
     LoqtLinear linear({"layer", LinearKind::mlp, in, out}, normal({out, in}, 1), options);
     const at::Tensor p = orthonormal_columns(20, 6, 2);
-    linear.merge(Projector(linear.side(), p, kDense));
+    linear.commit(linear.prepare_merge(Projector(linear.side(), p, kDense)));
     const at::Tensor start = linear.effective_weight().clone();
     linear.factor().grad = at::zeros(linear.factor().value.sizes());
     at::Tensor sum = at::zeros({out, in});
