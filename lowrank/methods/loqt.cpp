@@ -169,7 +169,8 @@ LoqtMethod::Outcome LoqtMethod::merge_layer(std::size_t position, std::int64_t r
     if (options_.rank_limits) next = Projector(layer.side(), next.basis(at::kFloat).narrow(1, 0, rank).contiguous(), options_.storage.basis);
     merge = layer.prepare_merge(std::move(next), rounding_seed(layer));
     outcome.result = merge->result;
-    if (merge->result.retained_update.value_or(1.0) < options_.min_retained_update) merges.zero_();
+    const bool asks = options_.min_retained_update > 0.0;
+    if (asks && merge->result.retained_update.value_or(1.0) < options_.min_retained_update) merges.zero_();
   }
   probe_.share({merges}, position, comm);
   outcome.merged = merges.item<std::int64_t>() != 0;

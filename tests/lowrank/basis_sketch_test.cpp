@@ -47,6 +47,33 @@ FittedBasis fit(const Batch& batch, Side side, std::int64_t rank, const BasisOpt
   return sketch.finish();
 }
 
+// What a probe says of the basis that stood before it.
+TEST(OldEnergy, IsWhatTheOldBasisHoldsOfTheGradient) {
+  const at::Tensor g = power_law(24, 40, 0.7, 3);   // [out, in]
+  for (const Side side : {Side::input, Side::output}) {
+    const at::Tensor old = orthonormal_columns(side == Side::input ? 40 : 24, 6, 11) * 0.5;   // any length: only its space counts
+    const double expected = energy(g, old * 2.0, side) * g.square().sum().item<double>();
+    for (const char* solver : {"{solver: svd}", "{solver: eigh}", "{solver: range_finder}"}) {
+      const auto options = BasisOptions::parse(ConfigNode::parse_text(solver, "test"));
+      const FittedBasis fitted = fit(batch_of(g), side, 8, options, old, 3);
+      ASSERT_TRUE(fitted.old_energy.has_value()) << solver;
+      EXPECT_NEAR(*fitted.old_energy, expected, 1e-5 * expected) << solver;
+      EXPECT_FALSE(fit(batch_of(g), side, 8, options).old_energy.has_value()) << solver;
+    }
+  }
+}
+
+TEST(Energies, AreThoseOfTheDirectionsThatWereKept) {
+  const at::Tensor g = power_law(24, 40, 0.7, 3);
+  const at::Tensor squares = at::linalg_svdvals(g.to(at::kDouble)).square();
+  for (const char* solver : {"{solver: svd}", "{solver: eigh}"}) {
+    const FittedBasis fitted = fit(batch_of(g), Side::output, 8, BasisOptions::parse(ConfigNode::parse_text(solver, "test")));
+    ASSERT_EQ(fitted.energies.size(), 8U);
+    for (std::int64_t i = 0; i < 8; ++i) EXPECT_NEAR(fitted.energies[static_cast<std::size_t>(i)], squares[i].item<double>(), 1e-5);
+    EXPECT_NEAR(fitted.total_energy, squares.sum().item<double>(), 1e-5);
+  }
+}
+
 at::Tensor span(const at::Tensor& basis) { return at::mm(basis, basis.t()); }
 
 void expect_well_formed(const at::Tensor& basis, std::int64_t dim, std::int64_t rank) {

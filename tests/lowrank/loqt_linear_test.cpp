@@ -287,7 +287,7 @@ TEST_P(LoqtLinears, LoadRefusesStateOfAnotherShapeOrFormat) {
 TEST_P(LoqtLinears, AReceiverWithTheSendersTensorsIsTheSameLayer) {
   const auto sender = trained();
   auto receiver = make();
-  receiver->prepare_to_receive();
+  receiver->prepare_to_receive(sender->rank());
   auto to = receiver->state_tensors();
   const auto from = sender->state_tensors();
   ASSERT_EQ(to.size(), from.size());

@@ -90,7 +90,16 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"factor", "{factor: fp8}", {"factor", "fp8", "bf16"}}, Bad{"scale", "{scale: 0}", {"scale"}},
         Bad{"iterations", "{compensation_iterations: -1}", {"compensation_iterations", "-1"}},
         Bad{"schedule", "{schedule: {kind: weekly}}", {"schedule.kind", "weekly", "exponential"}},
-        Bad{"schedule_tau", "{schedule: {tau: 0}}", {"schedule.tau", "0"}}),
+        Bad{"schedule_tau", "{schedule: {tau: 0}}", {"schedule.tau", "0"}},
+        Bad{"no_target", "{targets: []}", {"targets", "is empty"}},
+        Bad{"refresh", "{refresh: {kind: some}}", {"refresh.kind", "some", "all"}},
+        Bad{"bias_of_random", "{basis: {solver: random}, refresh: {kind: bias}}", {"refresh.kind", "warm_start"}},
+        Bad{"bias_cold", "{basis: {warm_start: false}, refresh: {kind: bias}}", {"refresh.kind", "warm_start"}},
+        Bad{"retained", "{min_retained_update: 2}", {"min_retained_update", "2"}},
+        Bad{"energy_of_random", "{basis: {solver: random}, rank_allocation: {kind: energy}}", {"rank_allocation.kind", "spectrum"}},
+        Bad{"energy_staggered", "{refresh: {stagger: 2}, rank_allocation: {kind: energy}}", {"rank_allocation.kind", "stagger"}},
+        Bad{"energy_keeps", "{moments: keep, rank_allocation: {kind: energy}}", {"moments", "rotate or reset"}},
+        Bad{"energy_min", "{rank: 8, rank_allocation: {kind: energy, min: 9}}", {"rank_allocation.min", "9"}}),
     [](const auto& info) { return info.param.name; });
 
 TEST(LoqtRecipe, RefusesARankLargerThanATargetedLayer) {
@@ -103,6 +112,15 @@ TEST(LoqtRecipe, RefusesARankLargerThanATargetedLayer) {
   EXPECT_EQ(refusal("{rank: 17, targets: mlp}"), "");  // k_proj stays dense
   EXPECT_THAT(refusal("{rank: 33, targets: mlp}"),
               HasSubstr("model.layers.0.mlp.gate_proj [43, 32]; use at most 32"));
+}
+
+TEST(LoqtRecipe, RefusesAStaggeredRoundLongerThanAGap) {
+  const auto refusal = [](const char* yaml) {
+    return test::message_of<UsageError>([&] { TinyRun("loqt", yaml, tiny_options(), {}, 100); });
+  };
+  EXPECT_EQ(refusal("{rank: 8, refresh: {stagger: 3}, schedule: {kind: static, tau: 5}}"), "");
+  EXPECT_EQ(refusal("{rank: 8, refresh: {stagger: 3}, schedule: {kind: static, tau: 4}}"),
+            "method.refresh.stagger 3 needs 5 steps for 14 layers, but method.schedule is due at 4 and 8 already; raise stagger or tau");
 }
 
 TEST(LoqtRecipe, TargetsChooseTheLayersAndTheOthersTrainDense) {
