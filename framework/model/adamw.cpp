@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "framework/model/adamw.hpp"
 
+#include <array>
 #include <cmath>
 
 #include <ATen/ATen.h>
@@ -24,21 +25,30 @@ double AdamOptions::bias_correction(double steps) const {
   return steps == 0.0 ? 1.0 : std::sqrt(1.0 - std::pow(beta2, steps)) / (1.0 - std::pow(beta1, steps));
 }
 
-AdamW::AdamW(const AdamOptions& options, const RuleSpec& spec)
-    : options_(options), step_(at::zeros({}, at::TensorOptions().dtype(at::kFloat).device(spec.device))) {
+AdamWFactory::AdamWFactory(const ConfigNode& node) : options_(AdamOptions::parse(node)) {
+  constexpr std::array<std::pair<std::string_view, at::ScalarType>, 2> kDtypes = {{{"fp32", at::kFloat}, {"bf16", at::kBFloat16}}};
+  state_ = node.choice("state", at::kFloat, kDtypes);
+}
+
+AdamW::AdamW(const AdamOptions& options, const RuleSpec& spec, at::ScalarType state)
+    : options_(options), state_(state), step_(at::zeros({}, at::TensorOptions().dtype(at::kFloat).device(spec.device))) {
   resize(spec.sizes);
 }
 
 void AdamW::resize(at::IntArrayRef sizes) {
-  exp_avg_ = at::zeros(sizes, step_.options());
-  exp_avg_sq_ = at::zeros(sizes, step_.options());
+  exp_avg_ = at::zeros(sizes, step_.options().dtype(state_));
+  exp_avg_sq_ = at::zeros(sizes, step_.options().dtype(state_));
   step_.zero_();
 }
 
 void AdamW::apply(at::Tensor& value, at::Tensor& gradient, double lr, double weight_decay) {
   step_.add_(1.0);
-  at::_fused_adamw_({value}, {gradient}, {exp_avg_}, {exp_avg_sq_}, {}, {step_}, lr, options_.beta1, options_.beta2, weight_decay,
-                    options_.eps, /*amsgrad=*/false, /*maximize=*/false);
+  at::Tensor first = exp_avg_.to(at::kFloat), second = exp_avg_sq_.to(at::kFloat);
+  at::_fused_adamw_({value}, {gradient}, {first}, {second}, {}, {step_}, lr, options_.beta1, options_.beta2, weight_decay, options_.eps,
+                    /*amsgrad=*/false, /*maximize=*/false);
+  if (state_ == at::kFloat) return;
+  exp_avg_.copy_(first);
+  exp_avg_sq_.copy_(second);
 }
 
 void AdamW::forget() {
@@ -48,8 +58,8 @@ void AdamW::forget() {
 }
 
 void AdamW::transform(const MomentMap& map) {
-  exp_avg_ = map(exp_avg_, 1).contiguous();
-  exp_avg_sq_ = map(exp_avg_sq_, 2).contiguous();
+  exp_avg_ = map(exp_avg_.to(at::kFloat), 1).to(state_).contiguous();
+  exp_avg_sq_ = map(exp_avg_sq_.to(at::kFloat), 2).to(state_).contiguous();
 }
 
 void AdamW::save(StateWriter& out) const {

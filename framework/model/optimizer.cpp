@@ -5,8 +5,12 @@
 
 #include "framework/core/config.hpp"
 #include "framework/core/error.hpp"
+#include "framework/model/adafactor.hpp"
+#include "framework/model/adam8bit.hpp"
 #include "framework/model/adamw.hpp"
 #include "framework/model/column_norm.hpp"
+#include "framework/model/muon.hpp"
+#include "framework/model/sgd.hpp"
 
 namespace kumiko {
 
@@ -38,7 +42,7 @@ Optimizer::Optimizer(const OptimizerOptions& options, const std::vector<Paramete
     : options_(options) {
   for (Parameter* p : parameters) {
     index_[p->name] = entries_.size();
-    entries_.push_back({p, rules.make_rule({p->name, p->role, p->grad_sizes().vec(), device, p->output_dim})});
+    entries_.push_back({p, rules.make_rule({p->name, p->role, p->grad_sizes().vec(), device, p->output_dim, p->target == nullptr})});
   }
 }
 
@@ -91,6 +95,10 @@ void Optimizer::load(const StateReader& in) {
 
 void register_builtin_optimizers(OptimizerRegistry& registry) {
   registry.add("adamw", [](const ConfigNode& node) { return std::make_unique<AdamWFactory>(node); });
+  registry.add("adam8bit", [](const ConfigNode& node) { return std::make_unique<Adam8bitFactory>(node); });
+  registry.add("adafactor", [](const ConfigNode& node) { return std::make_unique<AdafactorFactory>(node); });
+  registry.add("sgd", [](const ConfigNode& node) { return std::make_unique<SgdFactory>(node); });
+  registry.add("muon", [](const ConfigNode& node) { return std::make_unique<MuonFactory>(node); });
   registry.add("column_norm", [](const ConfigNode& node) { return std::make_unique<ColumnNormFactory>(node); });
 }
 

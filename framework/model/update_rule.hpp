@@ -45,6 +45,7 @@ struct RuleSpec {
   std::vector<std::int64_t> sizes;      // of its gradient
   at::Device device = at::kCPU;
   int output_dim = 0;                   // as Parameter has it; no state's size depends on it
+  bool sees_value = true;               // apply() gets the parameter's values; otherwise zeros, to which it adds an update
 };
 
 class RuleFactory {

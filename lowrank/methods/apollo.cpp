@@ -54,6 +54,7 @@ ApolloRule::ApolloRule(const ApolloOptions& options, const RuleSpec& spec, std::
 RuleSpec ApolloRule::inner_spec(const RuleSpec& spec, std::int64_t rank) {
   RuleSpec inner = spec;
   (default_side(spec.sizes[1], spec.sizes[0]) == Side::input ? inner.sizes[1] : inner.sizes[0]) = rank;
+  inner.sees_value = false;
   return inner;
 }
 

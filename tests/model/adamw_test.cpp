@@ -114,6 +114,28 @@ TEST(AdamW, ContinuesBitForBitAfterLoad) {
   EXPECT_TRUE(at::equal(a.norm.value, b.norm.value));
 }
 
+TEST(AdamW, RoundsMomentsToBf16WhereAsked) {
+  const AdamWFactory rules(ConfigNode::parse_text("{state: bf16, betas: [0.9, 0.9]}", "test"));
+  const auto rule = rules.make_rule({"w", ParamRole::matrix, {1}});
+  EXPECT_EQ(rule->state_nbytes(), 2 + 2 + 4);
+  at::Tensor value = at::full({1}, 1.0F);
+  double p = 1.0, m = 0.0, v = 0.0;
+  const auto bf16 = [](double x) { return static_cast<double>(static_cast<float>(c10::BFloat16(static_cast<float>(x)))); };
+  for (int t = 1; t <= 5; ++t) {
+    const auto g = static_cast<double>(0.3F * static_cast<float>(t));
+    m = 0.9 * m + 0.1 * g;
+    v = 0.9 * v + 0.1 * g * g;
+    p -= 0.01 / (1 - std::pow(0.9, t)) * m / (std::sqrt(v) / std::sqrt(1 - std::pow(0.9, t)) + 1e-6);
+    m = bf16(m);
+    v = bf16(v);
+    at::Tensor gradient = at::full({1}, static_cast<float>(g));
+    rule->apply(value, gradient, 0.01, 0.0);
+    EXPECT_NEAR(value.item<double>(), p, 1e-6);
+  }
+  EXPECT_EQ(rule->state_tensors()[1].item<double>(), v);
+  EXPECT_THROW(AdamWFactory(ConfigNode::parse_text("{state: int8}", "test")), UsageError);
+}
+
 TEST(OptimizerOptionsParse, ReadsScalesAndLeavesTheRestToTheRule) {
   const ConfigNode node = ConfigNode::parse_text("{lr: 0.01, lr_scale: {embedding: 2.0}, betas: [0.8, 0.95]}", "r.yaml");
   const auto options = OptimizerOptions::parse(node);

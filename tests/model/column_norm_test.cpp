@@ -9,16 +9,10 @@
 
 #include "framework/core/config.hpp"
 #include "framework/core/error.hpp"
-#include "framework/core/rng.hpp"
+#include "tests/support/numeric.hpp"
 
 namespace kumiko {
 namespace {
-
-at::Tensor normal(at::IntArrayRef sizes, std::uint64_t seed) {
-  at::Tensor values = at::empty(sizes, at::kFloat);
-  fill_normal(values, 1.0, seed);
-  return values;
-}
 
 TEST(ColumnNormalize, GivesTheWeightsOfEachOutputTheSameLength) {
   const at::Tensor rows = at::tensor({3.0F, 4.0F, 0.0F, 0.0F, 6.0F, 8.0F}).view({3, 2});
@@ -35,11 +29,11 @@ TEST(ColumnNorm, FollowsThePublishedAlgorithm) {
   const std::int64_t rows = 3, columns = 5;
   const double beta = 0.9, lr = 0.02, decay = 0.1;
   ColumnNorm rule({beta, ColumnLength::rms}, {"head", ParamRole::head, {rows, columns}});
-  at::Tensor value = normal({rows, columns}, 1);
+  at::Tensor value = test::random_normal({rows, columns}, 1);
   std::vector<double> p(rows * columns), m(rows * columns, 0.0);
   for (std::int64_t i = 0; i < rows * columns; ++i) p[i] = value.data_ptr<float>()[i];
   for (std::uint64_t t = 0; t < 6; ++t) {
-    at::Tensor gradient = normal({rows, columns}, 10 + t);
+    at::Tensor gradient = test::random_normal({rows, columns}, 10 + t);
     for (std::int64_t r = 0; r < rows; ++r) {
       double squares = 0.0;
       for (std::int64_t c = 0; c < columns; ++c) {
