@@ -4,6 +4,7 @@
 #include "lowrank/methods/apollo.hpp"
 #include "lowrank/methods/full.hpp"
 #include "lowrank/methods/loqt.hpp"
+#include "lowrank/methods/scale.hpp"
 
 namespace kumiko::lowrank {
 
@@ -15,6 +16,7 @@ void register_builtin_methods(MethodRegistry& registry) {
   registry.add("full", [](const MethodContext& context) { return std::make_unique<FullMethod>(context); });
   registry.add("loqt", [](const MethodContext& context) { return std::make_unique<LoqtMethod>(context, true); });
   registry.add("loqt_nq", [](const MethodContext& context) { return std::make_unique<LoqtMethod>(context, false); });
+  registry.add("scale", [](const MethodContext& context) { return std::make_unique<ScaleMethod>(context); });
 }
 
 }  // namespace kumiko::lowrank
