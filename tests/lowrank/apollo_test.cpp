@@ -128,6 +128,17 @@ TEST(ApolloMethod, LeavesOtherParametersToTheOptimizer) {
   for (const auto& [name, value] : expected) EXPECT_EQ(at::equal(got.at(name), value), name.find("self_attn") == std::string::npos) << name;
 }
 
+TEST(ApolloMethod, WrapsEveryOptimizer) {
+  for (const char* optimizer : {"{name: adam8bit, min_8bit_size: 1}", "{name: adafactor}", "{name: sgd, lr: 0.1}", "{name: muon}",
+                                "{name: column_norm}"}) {
+    SCOPED_TRACE(optimizer);
+    const Trained trained{"", "apollo", "{rank: 8, refresh: 3}", 1e-2, optimizer};
+    test::expect_resumes_bit_for_bit(trained);
+    test::expect_plan_is_what_is_held(trained);
+    test::expect_updates_by_layer_change_nothing(trained);
+  }
+}
+
 // A channel, or a whole matrix, that never had a gradient stays, and starts to move with its first one.
 TEST(ApolloRule, SurvivesGradientsOfZero) {
   for (const auto scaling : {Scaling::channel, Scaling::tensor}) {
