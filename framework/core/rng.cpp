@@ -21,11 +21,15 @@ namespace {
 // In (0, 1]: 24 random bits, never zero, so that its logarithm is finite.
 float unit(std::uint64_t bits) noexcept { return static_cast<float>((bits >> 40) + 1) * 0x1p-24F; }
 
+void expect_fillable(const at::Tensor& out, const char* who) {
+  KUMIKO_EXPECTS(out.is_cpu() && out.is_contiguous() && out.scalar_type() == at::kFloat, ShapeError, who,
+                 " needs a contiguous fp32 CPU tensor, got ", out.scalar_type(), " on ", out.device());
+}
+
 }  // namespace
 
 void fill_normal(at::Tensor& out, double std, std::uint64_t seed) {
-  KUMIKO_EXPECTS(out.is_cpu() && out.is_contiguous() && out.scalar_type() == at::kFloat, ShapeError,
-                 "fill_normal needs a contiguous fp32 CPU tensor, got ", out.scalar_type(), " on ", out.device());
+  expect_fillable(out, "fill_normal");
   float* data = out.data_ptr<float>();
   const std::int64_t count = out.numel();
   const std::int64_t pairs = (count + 1) / 2;
@@ -36,6 +40,19 @@ void fill_normal(at::Tensor& out, double std, std::uint64_t seed) {
       const float angle = 2.0F * std::numbers::pi_v<float> * unit(mix64(seed ^ mix64(2 * index + 2)));
       data[2 * i] = static_cast<float>(std) * radius * std::cos(angle);
       if (2 * i + 1 < count) data[2 * i + 1] = static_cast<float>(std) * radius * std::sin(angle);
+    }
+  });
+}
+
+void fill_uniform(at::Tensor& out, double bound, std::uint64_t seed) {
+  expect_fillable(out, "fill_uniform");
+  float* data = out.data_ptr<float>();
+  const float step = static_cast<float>(bound) * 0x1p-24F;
+  at::parallel_for(0, out.numel(), 1 << 14, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      // An odd number of at most 24 bits and a sign is exact in fp32, so that only the product rounds.
+      const auto bits = static_cast<std::int64_t>(mix64(seed ^ mix64(static_cast<std::uint64_t>(i) + 1)) >> 40);
+      data[i] = step * static_cast<float>(2 * bits + 1 - (std::int64_t{1} << 24));
     }
   });
 }

@@ -25,4 +25,8 @@ std::uint64_t stream_seed(std::uint64_t seed, std::string_view stream) noexcept;
 // Fills a CPU fp32 tensor with N(0, std^2), independent of thread count.
 void fill_normal(at::Tensor& out, double std, std::uint64_t seed);
 
+// Fills a CPU fp32 tensor with uniform numbers in (-bound, bound), symmetric about 0, which does not occur; independent of
+// thread count, and the same bits on all machines.
+void fill_uniform(at::Tensor& out, double bound, std::uint64_t seed);
+
 }  // namespace kumiko

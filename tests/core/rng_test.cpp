@@ -123,5 +123,30 @@ TEST(FillNormal, RefusesTensorsItCannotFill) {
   EXPECT_THROW(fill_normal(strided, 1.0, 0), ShapeError);
 }
 
+TEST(FillUniform, HasTheMomentsOfAUniformVariableAndStaysInside) {
+  constexpr std::int64_t kCount = 1 << 20;
+  at::Tensor x = at::empty({kCount}, at::kFloat);
+  fill_uniform(x, 0.25, 7);
+  EXPECT_LE(x.abs().max().item<float>(), 0.25F);
+  EXPECT_GT(x.abs().min().item<float>(), 0.0F);
+
+  const at::Tensor unit = x.to(at::kDouble) / 0.25;
+  const double error = 5.0 / std::sqrt(static_cast<double>(kCount));
+  EXPECT_NEAR(unit.mean().item<double>(), 0.0, error / std::sqrt(3.0));
+  EXPECT_NEAR(unit.pow(2).mean().item<double>(), 1.0 / 3.0, error * std::sqrt(4.0 / 45.0));
+  EXPECT_NEAR(unit.pow(4).mean().item<double>(), 0.2, error * std::sqrt(16.0 / 225.0));
+  const at::Tensor product = unit.narrow(0, 0, kCount - 1) * unit.narrow(0, 1, kCount - 1);
+  EXPECT_NEAR(product.mean().item<double>(), 0.0, error / 3.0);
+}
+
+TEST(FillUniform, DependsOnSeedAndIndexAlone) {
+  at::Tensor longer = at::empty({100000}, at::kFloat), shorter = at::empty({300}, at::kFloat), other = at::empty({300}, at::kFloat);
+  fill_uniform(longer, 1.0, 3);
+  fill_uniform(shorter, 1.0, 3);
+  fill_uniform(other, 1.0, 4);
+  EXPECT_TRUE(at::equal(longer.narrow(0, 0, 300), shorter));
+  EXPECT_FALSE(at::equal(other, shorter));
+}
+
 }  // namespace
 }  // namespace kumiko
