@@ -51,7 +51,7 @@ StorageOptions StorageOptions::parse(const ConfigNode& node, const Defaults& def
   options.weights = parse_format(block, "weights", defaults.weights, block_size, double_quant);
   options.basis = defaults.has_basis ? parse_format(block, "basis", defaults.basis, block_size, double_quant)
                                      : quant::QuantFormat{quant::CodecKind::none, block_size, double_quant};
-  options.rounding = block.choice("rounding", defaults.rounding, kRoundings);
+  options.rounding = defaults.requantizes ? block.choice("rounding", defaults.rounding, kRoundings) : defaults.rounding;
   return options;
 }
 
@@ -59,6 +59,11 @@ std::int64_t parse_rank(const ConfigNode& node, std::int64_t hidden_size) {
   const std::int64_t rank = node.integer_or_auto("rank", {1, 1 << 20}).value_or(std::max<std::int64_t>(1, hidden_size / 4));
   node.resolve("rank", concat(rank));
   return rank;
+}
+
+at::ScalarType parse_factor_dtype(const ConfigNode& node) {
+  constexpr std::array<std::pair<std::string_view, at::ScalarType>, 2> kDtypes = {{{"fp32", at::kFloat}, {"bf16", at::kBFloat16}}};
+  return node.choice("factor", at::kFloat, kDtypes);
 }
 
 void check_rank(std::int64_t rank, const Targets& targets, const std::vector<LinearSpec>& specs) {

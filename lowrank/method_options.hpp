@@ -30,7 +30,7 @@ struct StorageOptions {
   quant::QuantFormat basis;
   Rounding rounding = Rounding::nearest;
 
-  // What stands for absent keys. `has_basis`: otherwise `basis` is no key.
+  // What stands for absent keys. `has_basis`, `requantizes`: otherwise `basis`, `rounding` is no key.
   struct Defaults {
     std::string_view weights = "none";
     std::string_view basis = "none";
@@ -38,6 +38,7 @@ struct StorageOptions {
     bool double_quant = true;
     Rounding rounding = Rounding::nearest;
     bool has_basis = true;
+    bool requantizes = true;
   };
   static StorageOptions parse(const ConfigNode& node, const Defaults& defaults);
 
@@ -46,6 +47,9 @@ struct StorageOptions {
 
 // Key `rank`: a number, or auto, a quarter of the hidden size.
 std::int64_t parse_rank(const ConfigNode& node, std::int64_t hidden_size);
+
+// Key `factor`, what trained factors are stored in: fp32 (when absent) or bf16.
+at::ScalarType parse_factor_dtype(const ConfigNode& node);
 
 // UsageError where `rank` exceeds a side of a targeted matrix.
 void check_rank(std::int64_t rank, const Targets& targets, const std::vector<LinearSpec>& specs);

@@ -14,7 +14,7 @@ struct MemoryPlan {
   std::int64_t factor = 0;
   std::int64_t moments = 0;
   std::int64_t gradients = 0;
-  std::int64_t largest_gradient = 0;   // of one parameter; a part of `gradients`
+  std::int64_t largest_gradient = 0;   // of one layer's parameters; a part of `gradients`
   std::int64_t activations = 0;    // peak of an ordinary step, with logits
   std::int64_t sketches = 0;       // peak of a probe step's groups
   std::int64_t scratch = 0;        // one layer's dense work space

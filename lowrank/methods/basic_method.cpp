@@ -7,6 +7,7 @@
 
 #include "framework/model/dense_linear.hpp"
 #include "lowrank/quantized_linear.hpp"
+#include "quant/quantized_tensor.hpp"
 
 namespace kumiko::lowrank {
 
@@ -19,6 +20,15 @@ void BasicMethod::plan_dense(const LinearSpec& spec, MemoryPlan& plan) const {
   plan.weights += numel * static_cast<std::int64_t>(at::elementSize(param_dtype_));
   plan.moments += moments_nbytes(spec, ParamRole::matrix, {spec.out_features, spec.in_features});
   plan.add_gradient(4 * numel);
+}
+
+std::int64_t BasicMethod::plan_stored(std::int64_t numel, const quant::QuantFormat& format, MemoryPlan& plan) const {
+  const auto& codec = quant::codec_of(format.codec);
+  const std::int64_t stored = quant::QuantizedTensor::nbytes_for(numel, format, param_dtype_);
+  const std::int64_t codes = codec.bits > 0 ? codec.code_bytes(numel) : stored;
+  plan.weights += codes;
+  plan.scales += stored - codes;
+  return stored;
 }
 
 // In fp32 there is nothing to round.
@@ -35,14 +45,18 @@ std::unique_ptr<Linear> BasicMethod::make_trained(const LinearSpec& spec, const 
 void BasicMethod::plan_trained(const LinearSpec& spec, const StorageOptions& storage, MemoryPlan& plan) const {
   if (stays_dense(storage)) return plan_dense(spec, plan);
   const std::int64_t numel = spec.in_features * spec.out_features;
-  const auto& codec = quant::codec_of(storage.weights.codec);
-  const std::int64_t stored = quant::QuantizedTensor::nbytes_for(numel, storage.weights, param_dtype_);
-  const std::int64_t codes = codec.bits > 0 ? codec.code_bytes(numel) : stored;
-  plan.weights += codes;
-  plan.scales += stored - codes;
+  const std::int64_t stored = plan_stored(numel, storage.weights, plan);
   plan.moments += moments_nbytes(spec, ParamRole::matrix, {spec.out_features, spec.in_features});
   plan.add_gradient(4 * numel);
   plan.scratch = std::max(plan.scratch, 4 * numel * 2 + stored);   // the update, the decoded weight, and the next codes
+}
+
+void BasicMethod::plan_factors(const LinearSpec& spec, std::int64_t rank, at::ScalarType dtype, MemoryPlan& plan) const {
+  const std::int64_t numel = rank * (spec.in_features + spec.out_features);
+  plan.factor += numel * static_cast<std::int64_t>(at::elementSize(dtype));
+  plan.moments += moments_nbytes(spec, ParamRole::factor, {rank, spec.in_features});
+  plan.moments += moments_nbytes(spec, ParamRole::factor, {spec.out_features, rank});
+  plan.add_gradient(4 * numel);
 }
 
 std::int64_t BasicMethod::moments_nbytes(const LinearSpec& spec, ParamRole role, std::vector<std::int64_t> sizes) const {

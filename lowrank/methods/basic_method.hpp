@@ -21,6 +21,10 @@ class BasicMethod : public Method {
   // Trained in full size and stored as `storage` says: dense, or quantized again after each update.
   std::unique_ptr<Linear> make_trained(const LinearSpec& spec, const at::Tensor& initial, const StorageOptions& storage) const;
   void plan_trained(const LinearSpec& spec, const StorageOptions& storage, MemoryPlan& plan) const;
+  // Weights and scales of a matrix of `numel` elements; their bytes.
+  std::int64_t plan_stored(std::int64_t numel, const quant::QuantFormat& format, MemoryPlan& plan) const;
+  // Factors [rank, in] and [out, rank] of this layer, their moments and gradients.
+  void plan_factors(const LinearSpec& spec, std::int64_t rank, at::ScalarType dtype, MemoryPlan& plan) const;
   // Bytes of the rule's state for a parameter of this layer.
   std::int64_t moments_nbytes(const LinearSpec& spec, ParamRole role, std::vector<std::int64_t> sizes) const;
 

@@ -60,8 +60,7 @@ LoqtOptions LoqtOptions::parse(const ConfigNode& node, bool quantized, std::int6
   const auto storage = StorageOptions::parse(node, {.weights = codec, .basis = codec});
   const auto basis = BasisOptions::parse(node.child("basis"));
   const int iterations = static_cast<int>(node.integer("compensation_iterations", storage.quantized() ? 5 : 0, {0, 1000}));
-  constexpr std::array<std::pair<std::string_view, at::ScalarType>, 2> kDtypes = {{{"fp32", at::kFloat}, {"bf16", at::kBFloat16}}};
-  const auto factor_dtype = node.choice("factor", at::kFloat, kDtypes);
+  const auto factor_dtype = parse_factor_dtype(node);
   const auto moments = parse_moments(node, Moments::rotate);
   LoqtOptions options{rank, scale, targets, storage, basis, iterations, factor_dtype,
                       MergeSchedule::parse(node.child("schedule"), total_steps), moments};
@@ -113,11 +112,7 @@ void LoqtMethod::plan(const ModelOptions& model, MemoryPlan& plan) const {
     const Side side = default_side(spec.in_features, spec.out_features);
     const std::int64_t factor = rank * std::max(spec.in_features, spec.out_features);
     const std::int64_t basis = rank * Projector::basis_rows(side, spec.in_features, spec.out_features);
-    const auto& codec = quant::codec_of(options_.storage.weights.codec);
-    const std::int64_t stored = quant::QuantizedTensor::nbytes_for(numel, options_.storage.weights, param_dtype_);
-    const std::int64_t codes = codec.bits > 0 ? codec.code_bytes(numel) : stored;
-    plan.weights += codes;
-    plan.scales += stored - codes;
+    plan_stored(numel, options_.storage.weights, plan);
     plan.basis += quant::QuantizedTensor::nbytes_for(basis, options_.storage.basis, at::kFloat);
     plan.factor += factor * static_cast<std::int64_t>(at::elementSize(options_.factor_dtype));
     plan.moments += moments_nbytes(spec, ParamRole::factor, Projector::factor_sizes(side, rank, spec.in_features, spec.out_features));
