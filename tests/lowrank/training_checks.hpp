@@ -110,6 +110,16 @@ inline void expect_plan_is_what_is_held(const Trained& trained) {
   EXPECT_EQ(plan_memory(options.model, *rig.run.method, options.train, 4, 11).states(), held);
 }
 
+// What a recipe's block `method` is refused with on the tiny model; "" where it is not.
+inline std::string refusal(const std::string& method, const std::string& yaml) {
+  try {
+    kumiko::test::TinyRun(method, yaml).config.finish();
+  } catch (const UsageError& error) {
+    return error.what();
+  }
+  return "";
+}
+
 // Parameters, and their gradients as the update finds them, around one step of a single batch.
 struct Observed {
   std::map<std::string, at::Tensor> before, gradient, after;   // matrices as the layers multiply by them; others as they are

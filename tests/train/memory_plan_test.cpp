@@ -78,7 +78,12 @@ INSTANTIATE_TEST_SUITE_P(
                       Held{"full_stochastic_bf16", "full", "{quantization: {rounding: stochastic}}", false, at::kBFloat16},
                       Held{"apollo", "apollo", "{rank: 8}"}, Held{"apollo_9m", "apollo", "{rank: 64}", true, at::kBFloat16},
                       Held{"apollo_mini_mlp", "apollo_mini", "{targets: mlp}"}, Held{"q_apollo", "q_apollo", "{rank: 8}"},
-                      Held{"q_apollo_mini_9m", "q_apollo_mini", "", true}),
+                      Held{"q_apollo_mini_9m", "q_apollo_mini", "", true}, Held{"lora", "lora", "{rank: 4}"},
+                      Held{"qlora_9m_bf16", "qlora", "{rank: 32, factor: bf16}", true, at::kBFloat16},
+                      Held{"qlora_mlp", "qlora", "{rank: 3, targets: mlp}"},
+                      Held{"relora", "relora", "{rank: 4, quantization: {weights: int8, block_size: 128}}"},
+                      Held{"low_rank", "low_rank", "{rank: 8}"},
+                      Held{"low_rank_bf16", "low_rank", "{rank: 8, factor: bf16, targets: attention}"}),
     [](const auto& info) { return info.param.name; });
 
 struct Measured {
