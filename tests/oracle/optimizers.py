@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""full with the other optimizers takes the steps of torch.optim's, transformers' or bitsandbytes', or of a few lines written here where
+"""scale, and full with the other optimizers, take the steps of torch.optim's, transformers' or bitsandbytes', or of a few lines written here where
 there is none: optimizers.py BUILD_FOLDER
 
 60 steps in fp32 on transformers' LLaMA, each with weight decay and rates by role. Allowed is about ten times what was measured.
@@ -138,6 +138,7 @@ class Case:
     allowed: Apart
     broken: list = field(default_factory=list)
     teacher: bool = False
+    method: dict = field(default_factory=lambda: {"name": "full"})
 
 
 # Sums differ in order by some 1e-7; a rule that divides by the size of gradients carries that to where they are small.
@@ -165,6 +166,8 @@ CASES = {
                      ["optimizer.betas=[0.93, 0.98]"]),
     "column_norm": Case({"name": "column_norm", "lr": 0.002, "betas": BETAS, "eps": EPS}, column_norm, SAME,
                         ["optimizer.head_momentum=0.91"]),
+    "the method scale": Case({"name": "adamw", "lr": 0.002, "betas": BETAS, "eps": EPS}, column_norm, SAME, ["method.beta=0.91"],
+                             method={"name": "scale"}),
 }
 
 
@@ -172,7 +175,7 @@ def main() -> int:
     space = Workspace(sys.argv[1])
     good = True
     for title, case in CASES.items():
-        recipe = {"method": {"name": "full"}, "optimizer": case.block | {"lr_scale": LR_SCALE, "weight_decay": DECAY}}
+        recipe = {"method": case.method, "optimizer": case.block | {"lr_scale": LR_SCALE, "weight_decay": DECAY}}
         trace = space.trace(recipe)
         model = make_llama(trace.state(0))
         steps = run(trace, model, case.oracle(model), teacher=case.teacher)
