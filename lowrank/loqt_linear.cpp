@@ -54,15 +54,7 @@ void LoqtLinear::backward(const at::Tensor& x, const at::Tensor& dy, at::Tensor*
   if (mode == BackwardMode::probe) {
     feed(x, dy);
   } else if (projector_ && factor_.grad.defined()) {
-    // dL/dB = s (x P)^T dy, or s x^T (dy P): never dL/dW.
-    const at::Tensor p = projector_->basis(dtype);
-    const at::Tensor left = side_ == Side::input ? at::mm(x, p) : x;
-    const at::Tensor right = side_ == Side::input ? dy : at::mm(dy, p);
-    if (dtype == at::kFloat) {
-      factor_.grad.addmm_(left.t(), right, 1, options_.scale);
-    } else {
-      factor_.grad.add_(at::mm(left.t(), right), options_.scale);
-    }
+    projector_->add_gradient(factor_.grad, x, dy, options_.scale);   // dL/dB; never dL/dW
   }
   if (dx != nullptr) add_input_grad(dx, dy, dense_weight(dtype));
 }

@@ -17,6 +17,17 @@ at::Tensor Projector::project(const at::Tensor& full) const {
   return side_ == Side::input ? at::mm(p.t(), full.t()) : at::mm(full.t(), p);
 }
 
+void Projector::add_gradient(at::Tensor& grad, const at::Tensor& x, const at::Tensor& dy, double scale) const {
+  const at::Tensor p = basis(x.scalar_type());
+  const at::Tensor left = side_ == Side::input ? at::mm(x, p) : x;
+  const at::Tensor right = side_ == Side::input ? dy : at::mm(dy, p);
+  if (x.scalar_type() == at::kFloat) {
+    grad.addmm_(left.t(), right, 1, scale);
+  } else {
+    grad.add_(at::mm(left.t(), right), scale);
+  }
+}
+
 at::Tensor Projector::lift(const at::Tensor& factor) const {
   const at::Tensor p = basis(factor.scalar_type());
   return side_ == Side::input ? at::mm(factor.t(), p.t()) : at::mm(p, factor.t());

@@ -30,6 +30,8 @@ class Projector {
 
   // Of a full [out, in] matrix: the factor-shaped P^T-product, dL/dB / s for a gradient.
   at::Tensor project(const at::Tensor& full) const;
+  // grad += scale * project(dy^T x), fp32, without forming dy^T x. x [N, in], dy [N, out] in any floating dtype.
+  void add_gradient(at::Tensor& grad, const at::Tensor& x, const at::Tensor& dy, double scale) const;
   // Of a factor: the [out, in] matrix it stands for, in the factor's dtype.
   at::Tensor lift(const at::Tensor& factor) const;
   // weight += scale * lift(factor), in place, weight [out, in] in any floating dtype.
