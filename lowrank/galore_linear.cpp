@@ -79,9 +79,8 @@ void GaloreLinear::save(StateWriter& out) const {
 
 void GaloreLinear::load(const StateReader& in) {
   const at::Device device = weight_.device();
-  weight_ =
-      QuantizedTensor::load(in, spec().name + ".weight", {spec().out_features, spec().in_features},
-                            options_.storage.weights, options_.dense_dtype, device);
+  weight_ = QuantizedTensor::load(in, spec().name + ".weight", {spec().out_features, spec().in_features},
+                                  options_.storage.weights, options_.dense_dtype, device);
   updates_ = in.integer(spec().name + ".updates");
   projector_.reset();
   if (in.integer(spec().name + ".has_basis") != 0) {

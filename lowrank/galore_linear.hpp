@@ -18,11 +18,11 @@ struct GaloreLinearOptions {
   at::ScalarType dense_dtype = at::kFloat;  // fp32 or bf16
 };
 
-// A weight, dense or quantized, that moves in the space of a basis of its gradient (GaLore, arXiv 2403.03507). With G = dL/dW
-// only R = P^T-part of G is formed, Projector::add_gradient; it is linear in G, so sums of it over micro-batches and ranks are
-// those of the projected sum. The parameter is R-shaped; what its update rule makes of R is lifted and added to the weight.
-// Bases are of the smaller side, as in the published code: of right singular vectors (P [in, r]) where out >= in, also for
-// square matrices.
+// A weight, dense or quantized, that moves in the space of a basis of its gradient (GaLore, arXiv
+// 2403.03507). With G = dL/dW only R = P^T-part of G is formed, Projector::add_gradient; it is linear in G,
+// so sums of it over micro-batches and ranks are those of the projected sum. The parameter is R-shaped; what
+// its update rule makes of R is lifted and added to the weight. Bases are of the smaller side, as in the
+// published code: of right singular vectors (P [in, r]) where out >= in, also for square matrices.
 class GaloreLinear final : public ProbedLinear, private UpdateTarget {
  public:
   GaloreLinear(const LinearSpec& spec, const at::Tensor& initial, const GaloreLinearOptions& options);

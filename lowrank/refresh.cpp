@@ -18,10 +18,10 @@ constexpr std::int64_t kMaxStride = std::int64_t{1} << 40;
 
 RefreshOptions RefreshOptions::parse(const ConfigNode& node, RefreshKind fallback) {
   constexpr std::array<std::pair<std::string_view, RefreshKind>, 2> kKinds = {
-      {{"scheduled", RefreshKind::scheduled}, {"lazy", RefreshKind::lazy}}};
+      {{"all", RefreshKind::all}, {"lazy", RefreshKind::lazy}}};
   RefreshOptions options;
   options.kind = node.choice("kind", fallback, kKinds);
-  if (options.kind == RefreshKind::scheduled) return options;
+  if (options.kind == RefreshKind::all) return options;
   options.similarity = node.real("similarity", options.similarity, {0.0, 1.0});
   options.window = node.integer("window", options.window, {1, 1000});
   options.growth = node.integer("growth", options.growth, {2, 1000});
@@ -29,7 +29,7 @@ RefreshOptions RefreshOptions::parse(const ConfigNode& node, RefreshKind fallbac
 }
 
 void LayerRefresh::observe(double similarity) {
-  if (options_.kind == RefreshKind::scheduled) return;
+  if (options_.kind == RefreshKind::all) return;
   const auto window = static_cast<std::size_t>(options_.window);
   if (similarities_.size() == window) similarities_.erase(similarities_.begin());
   similarities_.push_back(similarity);

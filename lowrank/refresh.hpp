@@ -13,11 +13,11 @@ class ConfigNode;
 
 namespace kumiko::lowrank {
 
-enum class RefreshKind { scheduled, lazy };
+enum class RefreshKind { all, lazy };
 
-// Block `refresh`: kind: scheduled | lazy {similarity, window, growth}.
+// Block `refresh`: kind: all | lazy {similarity, window, growth}.
 struct RefreshOptions {
-  RefreshKind kind = RefreshKind::scheduled;  // every layer at every refresh
+  RefreshKind kind = RefreshKind::all;  // every layer at every refresh
   double similarity = 0.4;
   std::int64_t window = 5;
   std::int64_t growth = 2;
@@ -25,10 +25,10 @@ struct RefreshOptions {
   static RefreshOptions parse(const ConfigNode& node, RefreshKind fallback);
 };
 
-// One layer's share in the refreshes (Q-GaLore, arXiv 2407.08296, 3.2): where its basis hardly turns, it skips ever more of
-// them. It refreshes at each stride-th of the schedule, and the stride grows by `growth` after each refresh at which the mean
-// of the last `window` similarities reaches the threshold. With a static schedule that is a gap of tau * stride, due at its
-// multiples, as in the published code.
+// One layer's share in the refreshes (Q-GaLore, arXiv 2407.08296, 3.2): where its basis hardly turns, it
+// skips ever more of them. It refreshes at each stride-th of the schedule, and the stride grows by `growth`
+// after each refresh at which the mean of the last `window` similarities reaches the threshold. With a static
+// schedule that is a gap of tau * stride, due at its multiples, as in the published code.
 class LayerRefresh {
  public:
   explicit LayerRefresh(const RefreshOptions& options) : options_(options) {}

@@ -42,12 +42,12 @@ GaloreOptions GaloreOptions::parse(const ConfigNode& node, GaloreKind kind, std:
       .schedule = MergeSchedule::parse(node.child("schedule"), total_steps,
                                        {ScheduleKind::fixed, kTau, ScheduleEnd::open}),
       .refresh = RefreshOptions::parse(
-          node.child("refresh"), kind == GaloreKind::plain ? RefreshKind::scheduled : RefreshKind::lazy),
+          node.child("refresh"), kind == GaloreKind::plain ? RefreshKind::all : RefreshKind::lazy),
       .moments = parse_moments(node, Moments::keep)};
   if (options.basis.solver == BasisSolver::random && options.refresh.kind == RefreshKind::lazy) {
     node.child("refresh").fail("kind",
                                "is lazy, which compares bases of the gradient, and basis.solver is random; "
-                               "use kind: scheduled or another solver");
+                               "use kind: all or another solver");
   }
   return options;
 }
@@ -164,7 +164,7 @@ void GaloreMethod::report_layers(const std::vector<double>& energies, MethodRepo
 
 void GaloreMethod::save(StateWriter& out) const {
   probe_.save(out);
-  if (options_.refresh.kind == RefreshKind::scheduled) return;
+  if (options_.refresh.kind == RefreshKind::all) return;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     ScopedWriter scoped(out, concat("refresh/", layers_[i]->spec().name, "/"));
     refreshes_[i].save(scoped);
@@ -173,7 +173,7 @@ void GaloreMethod::save(StateWriter& out) const {
 
 void GaloreMethod::load(const StateReader& in) {
   probe_.load(in);
-  if (options_.refresh.kind == RefreshKind::scheduled) return;
+  if (options_.refresh.kind == RefreshKind::all) return;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     refreshes_[i].load(ScopedReader(in, concat("refresh/", layers_[i]->spec().name, "/")));
   }

@@ -13,8 +13,9 @@
 
 namespace kumiko::lowrank {
 
-// plain: galore, arXiv 2403.03507. quantized: q_galore, arXiv 2407.08296, with weights in INT8 that are rounded
-// stochastically, bases in INT4, blocks of 256 and lazy refresh by default; all of it can be had with either name.
+// plain: galore, arXiv 2403.03507. quantized: q_galore, arXiv 2407.08296, with weights in INT8 that are
+// rounded stochastically, bases in INT4, blocks of 256 and lazy refresh by default; all of it can be had with
+// either name.
 enum class GaloreKind { plain, quantized };
 
 struct GaloreOptions {
@@ -31,8 +32,9 @@ struct GaloreOptions {
                              std::int64_t total_steps);
 };
 
-// GaLore: the recipe's optimizer runs in the space of a basis of each weight's gradient. A refresh finds the bases from the
-// step's own micro-batches in the passes of a probe, and the step's update is the first to use them.
+// GaLore: the recipe's optimizer runs in the space of a basis of each weight's gradient. A refresh finds the
+// bases from the step's own micro-batches in the passes of a probe, and the step's update is the first to use
+// them.
 class GaloreMethod final : public BasicMethod {
  public:
   GaloreMethod(const MethodContext& context, GaloreKind kind);
@@ -51,8 +53,8 @@ class GaloreMethod final : public BasicMethod {
   void load(const StateReader& in) override;
 
  private:
-  // Gives the layer at this position of the probe its new basis. Returns |cos| of its first vector with the old one's; on
-  // ranks that do not own the layer, and where there was no basis, 0.
+  // Gives the layer at this position of the probe its new basis. Returns |cos| of its first vector with the
+  // old one's; on ranks that do not own the layer, and where there was no basis, 0.
   double refresh_layer(std::size_t position, Optimizer& optimizer, dist::Communicator& comm);
   void report_layers(const std::vector<double>& energies, MethodReport& report) const;
 

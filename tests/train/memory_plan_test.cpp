@@ -83,7 +83,11 @@ INSTANTIATE_TEST_SUITE_P(
                       Held{"qlora_mlp", "qlora", "{rank: 3, targets: mlp}"},
                       Held{"relora", "relora", "{rank: 4, quantization: {weights: int8, block_size: 128}}"},
                       Held{"low_rank", "low_rank", "{rank: 8}"},
-                      Held{"low_rank_bf16", "low_rank", "{rank: 8, factor: bf16, targets: attention}"}),
+                      Held{"low_rank_bf16", "low_rank", "{rank: 8, factor: bf16, targets: attention}"},
+                      Held{"galore", "galore", kTiny},
+                      Held{"galore_9m_bf16", "galore", kLarge, true, at::kBFloat16},
+                      Held{"galore_mlp", "galore", "{rank: 8, targets: mlp}"},
+                      Held{"q_galore", "q_galore", kTiny}, Held{"q_galore_9m", "q_galore", kLarge, true}),
     [](const auto& info) { return info.param.name; });
 
 struct Measured {
