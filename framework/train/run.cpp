@@ -78,7 +78,7 @@ void Run::log(const StepReport& report, double step_seconds) {
   line.loss = report.loss;
   line.ppl = std::exp(report.loss);
   line.lr = report.lr;
-  if (!report.probe) line.grad_norm = report.grad_norm;
+  if (report.update) line.grad_norm = report.grad_norm;
   line.tokens_per_s = rate;
   line.mfu = mfu;
   line.memory_bytes = memory_counter::current_bytes();
@@ -88,7 +88,7 @@ void Run::log(const StepReport& report, double step_seconds) {
   record_->progress.step(line);
 
   MetricFields fields = {{"tokens", trainer_.tokens_seen()}, {"loss", report.loss}, {"lr", report.lr}};
-  if (!report.probe) fields.emplace_back("grad_norm", report.grad_norm);
+  if (report.update) fields.emplace_back("grad_norm", report.grad_norm);
   fields.emplace_back("merges", method_.merges());
   if (report.probe) fields.emplace_back("probe", std::int64_t{1});
   if (report.skipped) fields.emplace_back("skipped", std::int64_t{1});
@@ -105,7 +105,7 @@ void Run::log(const StepReport& report, double step_seconds) {
   if (record_->tensorboard != nullptr) {
     std::vector<std::pair<std::string, double>> scalars = {{"train/loss", report.loss}, {"train/lr", report.lr},
                                                            {"train/tokens_per_s", rate}};
-    if (!report.probe) scalars.emplace_back("train/grad_norm", report.grad_norm);
+    if (report.update) scalars.emplace_back("train/grad_norm", report.grad_norm);
     record_->tensorboard->scalars(done, scalars);
   }
 }
@@ -163,7 +163,7 @@ RunSummary Run::go() {
     if (record_ != nullptr) record_->progress.advance(done);
     if (report.skipped) {
       if (record_ != nullptr) {
-        log::warning(concat("step ", done, ": ", report.probe ? "the probe" : "the update",
+        log::warning(concat("step ", done, ": ", report.update ? "the update" : "the probe",
                             " met numbers that are not finite and was skipped; ",
                             options_.train.per_layer_updates ? "what is behind them in the backward pass did not move" : "nothing moved"));
       }

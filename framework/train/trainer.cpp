@@ -140,6 +140,7 @@ StepReport Trainer::step() {
   report.target_tokens = std::max<std::int64_t>(targets.item<std::int64_t>(), 1);
 
   report.probe = plan.probe_passes > 0;
+  report.update = plan.update;
   const auto probe_begin = Clock::now();
   if (report.probe) {
     probe(plan, batches, report);

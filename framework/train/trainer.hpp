@@ -24,9 +24,10 @@ struct StepReport {
   std::int64_t step = 0;             // the step that was taken, from 0
   double loss = 0.0;                 // mean over the step's target tokens, before the update
   std::int64_t target_tokens = 0;    // over all ranks
-  double grad_norm = 0.0;            // before clipping; 0 at a probe
+  double grad_norm = 0.0;            // before clipping; 0 without an update
   double lr = 0.0;
   bool probe = false;
+  bool update = false;               // besides a probe, or without one
   double probe_seconds = 0.0;        // of the probe's passes and what the method made of them
   bool skipped = false;              // non-finite: nothing moved
   MethodReport method;

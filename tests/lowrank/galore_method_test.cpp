@@ -110,6 +110,7 @@ TEST(Galore, EqualsTheTextbookThroughThreeRefreshes) {
   for (std::int64_t step = 0; step < 8; ++step) {
     const StepReport report = rig.trainer.step();
     EXPECT_EQ(report.probe, step % 3 == 0);
+    EXPECT_TRUE(report.update);
     textbook.step(step, kumiko::test::four_micro_batches(step));
     for (Linear* linear : rig.run.model->linears()) {
       const at::Tensor& expected = textbook.weights().at(linear->spec().name);
@@ -269,12 +270,14 @@ struct Broken {
   const char* yaml;
   at::ScalarType param_dtype = at::kFloat;
   bool per_layer = false;
+  const char* optimizer = "";
 };
 
 class GaloreResume : public ::testing::TestWithParam<Broken> {};
 
 TEST_P(GaloreResume, GoesOnAsAnUnbrokenRunBitForBit) {
-  RigOptions options{.method = GetParam().method, .method_yaml = GetParam().yaml};
+  RigOptions options{
+      .method = GetParam().method, .method_yaml = GetParam().yaml, .optimizer_yaml = GetParam().optimizer};
   options.train.param_dtype = GetParam().param_dtype;
   options.train.per_layer_updates = GetParam().per_layer;
   Rig unbroken(options);
@@ -303,6 +306,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Broken{"lazy", "galore", kLazy},
                       Broken{"quantized", "q_galore",
                              "{rank: 8, schedule: {tau: 2}, refresh: {window: 2, similarity: 0.0}}"},
+                      Broken{"in_8_bits", "q_galore", "{rank: 8, moments: rotate, schedule: {tau: 3}}",
+                             at::kFloat, false, "{name: adam8bit}"},
                       Broken{"by_layer", "q_galore", "{rank: 8, schedule: {tau: 4}}", at::kFloat, true}),
     [](const auto& info) { return info.param.name; });
 

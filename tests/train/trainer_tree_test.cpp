@@ -132,6 +132,7 @@ INSTANTIATE_TEST_SUITE_P(
     Methods, RanksCutTheTree,
     ::testing::Values(Training{"full", "full", ""}, Training{"full_clipped", "full", "", 0.5},
                       Training{"loqt", "loqt", kSchedule}, Training{"loqt_nq", "loqt_nq", kSchedule},
+                      Training{"galore", "galore", kSchedule}, Training{"q_galore", "q_galore", kSchedule},
                       Training{"svd", "loqt",
                                "{rank: 8, basis: {solver: svd}, schedule: {kind: static, tau: 3}}"}),
     [](const auto& info) { return info.param.name; });
