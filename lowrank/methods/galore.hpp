@@ -35,6 +35,8 @@ struct GaloreOptions {
 // GaLore: the recipe's optimizer runs in the space of a basis of each weight's gradient. A refresh finds the
 // bases from the step's own micro-batches in the passes of a probe, and the step's update is the first to use
 // them.
+// A refresh that meets non-finite numbers leaves the old bases in use; a layer without one is probed again at
+// the next step.
 class GaloreMethod final : public BasicMethod {
  public:
   GaloreMethod(const MethodContext& context, GaloreKind kind);
