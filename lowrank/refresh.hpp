@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include <ATen/core/Tensor.h>
+
 #include "framework/core/state.hpp"
 
 namespace kumiko {
@@ -13,17 +15,21 @@ class ConfigNode;
 
 namespace kumiko::lowrank {
 
-enum class RefreshKind { all, lazy };
+enum class RefreshKind { all, lazy, bias };
 
-// Block `refresh`: kind: all | lazy {similarity, window, growth}.
+// Block `refresh`: kind: all | lazy {similarity, window, growth} | bias {bias}, which not every method has.
 struct RefreshOptions {
   RefreshKind kind = RefreshKind::all;  // every layer at every refresh
   double similarity = 0.4;
   std::int64_t window = 5;
   std::int64_t growth = 2;
+  double bias = 0.2;   // a layer is left alone while its basis misses less than this share of what the new one captures
 
-  static RefreshOptions parse(const ConfigNode& node, RefreshKind fallback);
+  static RefreshOptions parse(const ConfigNode& node, RefreshKind fallback, bool has_bias = false);
 };
+
+// |cos| of the first columns of two bases [dim, r]; 0 where one of them vanishes.
+double first_similarity(const at::Tensor& a, const at::Tensor& b);
 
 // One layer's share in the refreshes (Q-GaLore, arXiv 2407.08296, 3.2): where its basis hardly turns, it
 // skips ever more of them. It refreshes at each stride-th of the schedule, and the stride grows by `growth`

@@ -20,14 +20,6 @@ StorageOptions::Defaults storage_defaults(GaloreKind kind) {
           .rounding = Rounding::stochastic};
 }
 
-// |cos| of the first columns.
-double first_similarity(const at::Tensor& a, const at::Tensor& b) {
-  const at::Tensor u = a.select(1, 0).to(at::kDouble);
-  const at::Tensor v = b.select(1, 0).to(at::kDouble);
-  const double norms = at::norm(u).item<double>() * at::norm(v).item<double>();
-  return norms > 0.0 ? std::abs(at::dot(u, v).item<double>()) / norms : 0.0;
-}
-
 }  // namespace
 
 GaloreOptions GaloreOptions::parse(const ConfigNode& node, GaloreKind kind, std::int64_t hidden_size,

@@ -18,9 +18,11 @@ namespace {
 // Block `refresh`: which layers a due refresh takes, and when.
 void parse_refresh(const ConfigNode& node, LoqtOptions& options) {
   const ConfigNode block = node.child("refresh");
-  constexpr std::array<std::string_view, 2> kKinds = {"all", "bias"};
-  if (block.choice_index("kind", 0, kKinds) == 1) {
-    options.refresh_bias = block.real("bias", 0.2, {0.0, 1.0});
+  options.refresh = RefreshOptions::parse(block, RefreshKind::all, /*has_bias=*/true);
+  if (options.refresh.kind == RefreshKind::lazy && options.basis.solver == BasisSolver::random) {
+    block.fail("kind", "is lazy, which compares bases of the gradient, and basis.solver is random; use kind: all or another solver");
+  }
+  if (options.refresh.kind == RefreshKind::bias) {
     const BasisOptions& basis = options.basis;
     const bool looks_at_old = basis.solver == BasisSolver::svd || basis.solver == BasisSolver::eigh ||
                               (basis.solver == BasisSolver::range_finder && basis.warm_start && basis.power_iterations > 0);
@@ -45,7 +47,7 @@ void parse_rank_allocation(const ConfigNode& node, LoqtOptions& options) {
   options.rank_limits = limits;
   if (options.basis.solver == BasisSolver::random) block.fail("kind", "energy needs the gradient's spectrum, which method.basis.solver random does not look at");
   if (options.stagger > 0) block.fail("kind", "energy divides a budget among all layers at once; set method.refresh.stagger to 0");
-  if (options.refresh_bias > 0.0) block.fail("kind", "energy gives every layer a new rank; set method.refresh.kind to all");
+  if (options.refresh.kind != RefreshKind::all) block.fail("kind", "energy gives every layer a new rank; set method.refresh.kind to all");
   if (options.min_retained_update > 0.0) block.fail("kind", "energy gives every layer a new rank; set method.min_retained_update to 0");
   if (options.moments == Moments::keep) node.fail("moments", "keep cannot go with method.rank_allocation energy: the moments have another size; use rotate or reset");
 }
@@ -83,6 +85,7 @@ std::unique_ptr<Linear> LoqtMethod::make_linear(const LinearSpec& spec, at::Tens
       LoqtLinearOptions{options_.rank, options_.rank_limits.has_value(), options_.scale, options_.compensation_iterations, options_.storage.weights, options_.storage.basis,
                         options_.factor_dtype, param_dtype_, device_});
   layers_.push_back(linear.get());
+  refreshes_.emplace_back(options_.refresh);
   probe_.add(*linear);
   return linear;
 }
@@ -130,7 +133,11 @@ StepPlan LoqtMethod::begin_step(std::int64_t step) {
   if (due) {
     round_merged_ = false;
     waiting_.clear();
-    for (std::size_t i = 0; i < layers_.size(); ++i) waiting_.push_back(i);
+    const std::int64_t number = options_.schedule.count_before(step);
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      if (refreshes_[i].due(number)) waiting_.push_back(i);
+    }
+    if (waiting_.empty()) return {};
   }
   // The first bases are found together: without one a layer has nothing to train.
   const bool staggered = options_.stagger > 0 && step > 0;
@@ -174,6 +181,7 @@ LoqtMethod::Outcome LoqtMethod::merge_layer(std::size_t position, std::int64_t r
   if (merge) {
     const at::Tensor old = layer.has_projector() ? layer.projector().basis(at::kFloat) : at::Tensor();
     layer.commit(std::move(*merge));
+    if (old.defined()) outcome.similarity = first_similarity(old, layer.projector().basis(at::kFloat));
     if (old.defined() && options_.moments == Moments::rotate) {
       rotate_moments(optimizer, factor, layer.side(), old, layer.projector().basis(at::kFloat));
     }
@@ -194,18 +202,30 @@ void LoqtMethod::end_probe(std::int64_t step, Optimizer& optimizer, dist::Commun
     return;
   }
   const auto ranks = ranks_of_probe(comm);
-  const auto old_shares = options_.refresh_bias > 0.0 ? probe_.old_shares(comm) : std::vector<double>(probe_.size(), 0.0);
+  const bool by_bias = options_.refresh.kind == RefreshKind::bias;
+  const auto old_shares = by_bias ? probe_.old_shares(comm) : std::vector<double>(probe_.size(), 0.0);
   std::vector<Outcome> outcomes(probe_.size());
   for (std::size_t i = 0; i < probe_.size(); ++i) {
-    if (1.0 - old_shares[i] >= options_.refresh_bias) outcomes[i] = merge_layer(i, ranks[i], optimizer, comm);
+    if (!by_bias || 1.0 - old_shares[i] >= options_.refresh.bias) outcomes[i] = merge_layer(i, ranks[i], optimizer, comm);
     report.merged = report.merged || (outcomes[i].merged && step > 0);
   }
+  observe_similarities(outcomes, step, comm);
   report.resized = options_.rank_limits.has_value();
   fill_report(outcomes, comm, report);
   if (report.merged && comm.rank() == 0) warn_of_a_stall(report);
   probe_.end();
   round_merged_ = round_merged_ || report.merged;
   if (waiting_.empty() && round_merged_) ++merges_;
+}
+
+void LoqtMethod::observe_similarities(const std::vector<Outcome>& outcomes, std::int64_t step, dist::Communicator& comm) {
+  if (options_.refresh.kind != RefreshKind::lazy || step == 0) return;
+  std::vector<double> similarities;
+  for (const Outcome& outcome : outcomes) similarities.push_back(outcome.similarity);
+  similarities = gathered(similarities, comm);
+  for (std::size_t i = 0; i < outcomes.size(); ++i) {
+    if (outcomes[i].merged) refreshes_[probe_.index(i)].observe(similarities[i]);
+  }
 }
 
 void LoqtMethod::fill_report(const std::vector<Outcome>& outcomes, dist::Communicator& comm, MethodReport& report) const {
@@ -257,6 +277,11 @@ void LoqtMethod::save(StateWriter& out) const {
   out.integer("round_merged", round_merged_ ? 1 : 0);
   const std::vector<std::int64_t> waiting(waiting_.begin(), waiting_.end());
   out.tensor("waiting", at::tensor(waiting, at::kLong));
+  if (options_.refresh.kind != RefreshKind::lazy) return;
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    ScopedWriter scoped(out, "refresh/" + layers_[i]->spec().name + "/");
+    refreshes_[i].save(scoped);
+  }
 }
 
 void LoqtMethod::load(const StateReader& in) {
@@ -271,6 +296,8 @@ void LoqtMethod::load(const StateReader& in) {
                    ", this model has ", layers_.size(), "; take an older checkpoint");
     waiting_.push_back(static_cast<std::size_t>(index));
   }
+  if (options_.refresh.kind != RefreshKind::lazy) return;
+  for (std::size_t i = 0; i < layers_.size(); ++i) refreshes_[i].load(ScopedReader(in, "refresh/" + layers_[i]->spec().name + "/"));
 }
 
 }  // namespace kumiko::lowrank

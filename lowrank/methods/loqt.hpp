@@ -11,6 +11,7 @@
 #include "lowrank/merge_schedule.hpp"
 #include "lowrank/methods/basic_method.hpp"
 #include "lowrank/moments.hpp"
+#include "lowrank/refresh.hpp"
 
 namespace kumiko::lowrank {
 
@@ -24,7 +25,7 @@ struct LoqtOptions {
   at::ScalarType factor_dtype = at::kFloat;
   MergeSchedule schedule;
   Moments moments = Moments::rotate;
-  double refresh_bias = 0.0;               // a layer is left alone while its basis misses less than this share of what the new one captures
+  RefreshOptions refresh;                  // which layers a due refresh merges
   std::int64_t stagger = 0;                // layers merged a step, beside its update; 0: all at a step that only probes
   double min_retained_update = 0.0;        // a layer whose merge would keep less waits for the next one
   double stall_warning = 0.5;              // of the mean retained update of a merge
@@ -56,11 +57,13 @@ class LoqtMethod final : public BasicMethod {
  private:
   struct Outcome {
     bool merged = false;
-    MergeResult result;   // on the rank that owns the layer
+    MergeResult result;        // on the rank that owns the layer
+    double similarity = 0.0;   // likewise: of the old basis and the new one; 0 without an old one
   };
   Outcome merge_layer(std::size_t position, std::int64_t rank, Optimizer& optimizer, dist::Communicator& comm);
   std::optional<std::uint64_t> rounding_seed(const LoqtLinear& layer) const;
   std::vector<std::int64_t> ranks_of_probe(dist::Communicator& comm) const;
+  void observe_similarities(const std::vector<Outcome>& outcomes, std::int64_t step, dist::Communicator& comm);
   void fill_report(const std::vector<Outcome>& outcomes, dist::Communicator& comm, MethodReport& report) const;
   void warn_of_a_stall(const MethodReport& report) const;
 
@@ -69,6 +72,7 @@ class LoqtMethod final : public BasicMethod {
   BasisProbe probe_;
   std::vector<LoqtLinear*> layers_;      // owned by the model; by the probe's index
   std::int64_t merges_ = 0;
+  std::vector<LayerRefresh> refreshes_;  // by the probe's index
   std::deque<std::size_t> waiting_;      // indices of layers whose turn comes in later steps
   bool round_merged_ = false;            // a layer was merged since the schedule was last due
 };

@@ -94,6 +94,7 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"no_target", "{targets: []}", {"targets", "is empty"}},
         Bad{"refresh", "{refresh: {kind: some}}", {"refresh.kind", "some", "all"}},
         Bad{"bias_of_random", "{basis: {solver: random}, refresh: {kind: bias}}", {"refresh.kind", "warm_start"}},
+        Bad{"lazy_of_random", "{basis: {solver: random}, refresh: {kind: lazy}}", {"refresh.kind", "random"}},
         Bad{"bias_cold", "{basis: {warm_start: false}, refresh: {kind: bias}}", {"refresh.kind", "warm_start"}},
         Bad{"retained", "{min_retained_update: 2}", {"min_retained_update", "2"}},
         Bad{"energy_of_random", "{basis: {solver: random}, rank_allocation: {kind: energy}}", {"rank_allocation.kind", "spectrum"}},

@@ -160,6 +160,24 @@ TEST(Bias, RefreshesTheLayersWhoseBasisMissesTooMuch) {
   }
 }
 
+TEST(Lazy, PassesOverLayersWhoseBasisHardlyTurns) {
+  const auto merged_of = [](double similarity) {
+    Rig rig(loqt(concat("{rank: 8, schedule: {kind: static, tau: 2}, refresh: {kind: lazy, similarity: ", similarity, ", window: 2}}")));
+    std::vector<std::size_t> merged;
+    for (const auto& report : rig.steps(21)) {
+      if (report.step % 2 == 0) merged.push_back(report.method.layers.size());
+    }
+    return merged;
+  };
+  // Always similar enough: after two similarities, at steps 2 and 4, the gap doubles, and after each further refresh again.
+  EXPECT_THAT(merged_of(0.0), ::testing::ElementsAre(kLayers, kLayers, kLayers, 0U, kLayers, 0U, 0U, 0U, kLayers, 0U, 0U));
+  EXPECT_THAT(merged_of(1.0), ::testing::Each(kLayers));
+}
+
+TEST(Lazy, ResumesWithTheGapsThatStand) {
+  expect_resumable(loqt("{rank: 8, schedule: {kind: static, tau: 2}, refresh: {kind: lazy, similarity: 0.3, window: 2}}"), 5, 8, 14);
+}
+
 constexpr const char* kEnergy = "{rank: 6, schedule: {kind: static, tau: 6}, rank_allocation: {kind: energy, min: 2, max: 12}}";
 
 TEST(RankAllocation, DividesTheFactorsAmongTheLayersAtAMerge) {
