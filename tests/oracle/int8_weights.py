@@ -93,7 +93,7 @@ def check(space, title, recipe, oracle, block, broken, *arguments):
 
 def main() -> int:
     space = Workspace(sys.argv[1])
-    galore = galore_reference.METHOD | {"name": "q_galore", "quantization": {"basis": "none"}, "refresh": {"kind": "scheduled"}}
+    galore = galore_reference.METHOD | {"name": "q_galore", "quantization": {"basis": "none"}, "refresh": {"kind": "all"}}
     good = check(space, "q_galore", {"method": galore, "optimizer": galore_reference.OPTIMIZER},
                  lambda trace: galore_reference.oracle(trace, teacher=True), 256,
                  ["method.scale=0.26", "method.quantization.rounding=nearest"])

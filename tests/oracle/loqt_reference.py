@@ -58,7 +58,7 @@ def describe(differences):
 
 
 def run_freely(oracle, trace):
-    steps = Steps(oracle.weights(), {}, {})
+    steps = Steps(oracle.weights())
     for step in trace.steps:
         report = trace.report(step)
         batches = trace.batches(step)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""scale, and full with the other optimizers, take the steps of torch.optim's, transformers' or bitsandbytes', or of a few lines written here where
+"""scale, and full with the other optimizers, take the steps of torch.optim, transformers or bitsandbytes, or of a few lines here where
 there is none: optimizers.py BUILD_FOLDER
 
 60 steps in fp32 on transformers' LLaMA, each with weight decay and rates by role. Allowed is about ten times what was measured.

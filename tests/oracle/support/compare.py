@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two runs from one state, step by step."""
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -19,10 +19,14 @@ class Apart:
 
 @dataclass
 class Steps:
-    """The oracle's run: `losses` by step, and `weights` after each step by transformers' names."""
+    """The oracle's run: `losses` by step, and `weights` after each step by transformers' names.
+
+    `starts`: the weights that a step began with, where they were the trace's; movement counts from there.
+    """
     start: dict
-    losses: dict
-    weights: dict
+    losses: dict = field(default_factory=dict)
+    weights: dict = field(default_factory=dict)
+    starts: dict = field(default_factory=dict)
 
 
 def compare(trace, oracle):
@@ -32,10 +36,10 @@ def compare(trace, oracle):
         ours = trace.report(step)["loss"]
         result.loss = max(result.loss, abs(ours - loss) / abs(loss))
         found = trace.state(step + 1).weights()
-        theirs = oracle.weights[step]
+        theirs, start = oracle.weights[step], oracle.starts.get(step, oracle.start)
         assert set(found) == set(theirs), set(found) ^ set(theirs)
         for name, wanted in theirs.items():
-            moved = (wanted - oracle.start[name]).norm().item()
+            moved = (wanted - start[name]).norm().item()
             apart = (found[name] - wanted).norm().item()
             share = apart / moved if moved > 1e-7 * wanted.norm().item() else (0.0 if apart == 0.0 else float("inf"))
             if share > result.weights:
