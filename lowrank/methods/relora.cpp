@@ -24,11 +24,11 @@ std::int64_t shortest_gap(const MergeSchedule& schedule, std::int64_t total_step
   return shortest;
 }
 
-// Zeroes the elements up to the quantile `pruned` of the magnitudes.
+// Zeroes the elements up to the quantile `pruned` of the magnitudes, where quantiles between two elements are interpolated.
 at::Tensor prune_small(const at::Tensor& moment, double pruned) {
+  if (pruned == 0.0) return moment;
   const at::Tensor magnitude = moment.abs();
-  const auto count = static_cast<std::int64_t>(std::ceil(pruned * static_cast<double>(moment.numel())));
-  if (count == 0) return moment;
+  const auto count = static_cast<std::int64_t>(std::floor(pruned * static_cast<double>(moment.numel() - 1))) + 1;
   const at::Tensor threshold = std::get<0>(magnitude.flatten().kthvalue(count));
   return at::where(magnitude > threshold, moment, at::zeros_like(moment));
 }

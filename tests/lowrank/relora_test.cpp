@@ -28,11 +28,11 @@ constexpr const char* kRestarts = "rank: 8, alpha: 12, schedule: {kind: at_steps
 
 RigOptions options_of(const std::string& more) { return textbook_options("relora", concat("{", kRestarts, ", ", more, "}")); }
 
-// Of n elements the ceil(pruned n) smallest go.
+// The elements at or below the quantile go: of n the smallest ones, at the places 0 to pruned (n - 1).
 at::Tensor without_smallest(const at::Tensor& moment, double pruned) {
   at::Tensor flat = moment.flatten().clone();
   const auto order = flat.abs().argsort(false);
-  const auto count = static_cast<std::int64_t>(std::ceil(pruned * static_cast<double>(flat.numel())));
+  const auto count = static_cast<std::int64_t>(pruned * static_cast<double>(flat.numel() - 1)) + 1;
   flat.index_fill_(0, order.narrow(0, 0, count), 0.0);
   return flat.view(moment.sizes());
 }
@@ -139,6 +139,20 @@ INSTANTIATE_TEST_SUITE_P(
                               "{" KUMIKO_RESTARTS "moments: {kind: reset}, quantization: {weights: nf4, rounding: stochastic}}", 1e-2,
                               kTextbookOptimizer}),
     [](const auto& info) { return info.param.name; });
+
+// At a restart B is zero and A's gradient with it: no rule divides by that.
+TEST(Relora, RestartsUnderEveryOptimizer) {
+  for (const char* optimizer : {"adam8bit", "adafactor", "sgd", "muon", "column_norm"}) {
+    SCOPED_TRACE(optimizer);
+    const std::string rule = concat("{name: ", optimizer, "}");
+    test::expect_resumes_bit_for_bit({"", "relora", "{" KUMIKO_RESTARTS "moments: {kind: magnitude}}", 0.0, rule.c_str()}, 4, 5);
+    Rig rig(test::rig_options({"", "relora", "{" KUMIKO_RESTARTS "moments: {kind: magnitude}}", 0.0, rule.c_str()}));
+    for (const StepReport& report : rig.steps(10)) {
+      EXPECT_FALSE(report.skipped);
+      EXPECT_LT(report.loss, 6.0);
+    }
+  }
+}
 
 TEST(Relora, RanksHoldTheSameBitsOfQuantizedWeightsThroughRestarts) {
   for (const char* rounding : {"nearest", "stochastic"}) {
