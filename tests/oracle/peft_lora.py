@@ -84,11 +84,10 @@ def forget(states, p):
 
 
 def keep_largest(states, p):
-    """Zeroes at least PRUNED of each moment's elements, the smallest."""
+    """Zeroes what is not above the quantile, as the authors' code does."""
     for name in ("exp_avg", "exp_avg_sq"):
         moment = states[p][name]
-        smallest = moment.abs().flatten().argsort()[:math.ceil(PRUNED * moment.numel())]
-        moment.view(-1)[smallest] = 0.0
+        moment.mul_(moment.abs() > torch.quantile(moment.abs(), PRUNED))
 
 
 def expected_rate(step):
