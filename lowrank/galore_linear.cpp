@@ -20,7 +20,8 @@ GaloreLinear::GaloreLinear(const LinearSpec& spec, const at::Tensor& initial,
                  {},
                  {},
                  this,
-                 Projector::factor_sizes(side_, options.rank, spec.in_features, spec.out_features)} {}
+                 Projector::factor_sizes(side_, options.rank, spec.in_features, spec.out_features),
+                 /*output_dim=*/1} {}
 
 // Legend: x [N, in], dy [N, out].
 at::Tensor GaloreLinear::forward(const at::Tensor& x) const {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every optimizer on dense matrices and, through merges that rotate its state, on LoQT's factor.
+// Every optimizer on dense matrices and, through merges and refreshes that rotate or prune its state, on factors and projected gradients.
 #include <gtest/gtest.h>
 
 #include "framework/core/error.hpp"
@@ -27,6 +27,8 @@ TEST_P(OptimizersTraining, IsTheSameWithAccumulationAndUpdatesByLayer) {
 }
 
 constexpr const char* kLoqt = "{rank: 8, schedule: {kind: static, tau: 3}}";
+constexpr const char* kGalore = "{rank: 8, schedule: {kind: static, tau: 3}, moments: rotate}";
+constexpr const char* kRelora = "{rank: 8, schedule: {kind: static, tau: 3}, restart_warmup_steps: 1}";
 constexpr const char* kAdam8bit = "{name: adam8bit, min_8bit_size: 0}";
 constexpr const char* kAdamBf16 = "{name: adamw, state: bf16}";
 constexpr const char* kAdafactor = "{name: adafactor}";
@@ -42,7 +44,12 @@ INSTANTIATE_TEST_SUITE_P(
                       Trained{"loqt_adamw_bf16", "loqt_nq", kLoqt, 1e-3, kAdamBf16},
                       Trained{"loqt_adafactor", "loqt_nq", kLoqt, 1e-5, kAdafactor}, Trained{"loqt_sgd", "loqt_nq", kLoqt, 1e-5, kSgd},
                       Trained{"loqt_muon", "loqt_nq", kLoqt, 1e-5, kMuon},
-                      Trained{"loqt_column_norm", "loqt_nq", kLoqt, 1e-5, kColumnNorm}),
+                      Trained{"loqt_column_norm", "loqt_nq", kLoqt, 1e-5, kColumnNorm},
+                      Trained{"galore_adam8bit", "galore", kGalore, 1e-3, kAdam8bit},
+                      Trained{"galore_adafactor", "galore", kGalore, 1e-5, kAdafactor},
+                      Trained{"galore_muon", "galore", kGalore, 1e-5, kMuon},
+                      Trained{"galore_column_norm", "galore", kGalore, 1e-5, kColumnNorm},
+                      Trained{"relora_muon", "relora", kRelora, 1e-5, kMuon}, Trained{"relora_adam8bit", "relora", kRelora, 1e-3, kAdam8bit}),
     [](const auto& info) { return info.param.name; });
 
 TEST(Optimizers, RefuseToScaleByParametersKeptInCodes) {
