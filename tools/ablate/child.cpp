@@ -60,8 +60,7 @@ Child::Child(const std::vector<std::string>& arguments, std::filesystem::path lo
                  "; make room or choose another output_dir");
   std::error_code unknown;
   log_begin_ = std::filesystem::file_size(log_, unknown);
-  const std::string binary = std::filesystem::read_symlink("/proc/self/exe").string();
-  std::vector<char*> argv = {const_cast<char*>(binary.c_str())};
+  std::vector<char*> argv = {const_cast<char*>("kumiko")};
   for (const auto& word : arguments) argv.push_back(const_cast<char*>(word.c_str()));
   argv.push_back(nullptr);
   const pid_t parent = ::getpid();
@@ -74,7 +73,7 @@ Child::Child(const std::vector<std::string>& arguments, std::filesystem::path lo
     ::dup2(out, STDERR_FILENO);
     const int nothing = ::open("/dev/null", O_RDONLY);
     ::dup2(nothing, STDIN_FILENO);
-    ::execv(argv.front(), argv.data());
+    ::execv("/proc/self/exe", argv.data());   // also where a new build has taken its place since
     ::_exit(127);
   }
   const int problem = errno;

@@ -83,6 +83,14 @@ std::vector<std::string> fairness_remarks(const Report& report, const std::vecto
                                " is the first or last one tried; a better one may lie outside"));
     }
   }
+  std::set<std::string> builds;
+  for (const VariantReport& variant : report.variants) {
+    for (const RunResult& run : variant.runs) {
+      if (!run.build.empty()) builds.insert(run.build);
+    }
+  }
+  if (builds.size() > 1)
+    remarks.push_back(concat("the runs were made by ", builds.size(), " different builds of Kumiko"));
   const bool single =
       std::ranges::all_of(report.variants, [](const VariantReport& variant) { return variant.planned <= 1; });
   if (single) remarks.push_back("one seed: differences have no confidence interval");

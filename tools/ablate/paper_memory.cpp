@@ -78,8 +78,9 @@ std::int64_t paper_bytes(const Recipe& recipe, const MemoryPlan& plan) {
   bytes += static_cast<double>(plan.basis) / planned_bytes_each(basis) * paper_bytes_each(basis);
   const double factor_bytes = text_at(tree, "method.factor", "fp32") == "bf16" ? 2.0 : 4.0;
   bytes += static_cast<double>(plan.factor) / factor_bytes * kPaperDense;
-  const bool eight_bit = recipe.optimizer.name.find("8bit") != std::string::npos;
-  bytes += static_cast<double>(plan.moments) * (eight_bit ? 1.0 : kPaperDense / 4.0);
+  const bool is_fp32 =
+      text_at(tree, "optimizer.state", "fp32") == "fp32" && recipe.optimizer.name != "adam8bit";
+  bytes += static_cast<double>(plan.moments) * (is_fp32 ? kPaperDense / 4.0 : 1.0);
   return std::llround(bytes);
 }
 

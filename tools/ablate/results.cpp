@@ -108,6 +108,7 @@ void read_summary(RunResult& result) {
   result.tokens_per_s = number(summary, "tokens_per_s").value_or(0.0);
   result.merges = integer(summary, "merges");
   result.version = text(summary, "version");
+  result.build = text(summary, "build");
   result.machine = text(summary, "machine");
   result.finished_at = text(summary, "finished_at");
 }

@@ -39,9 +39,9 @@ struct RunResult {
   std::optional<double> refresh_seconds;  // in probe passes, over all starts of the run
   std::optional<double> refresh_share;    // of the time in steps
   std::int64_t merges = 0;
-  std::string version, machine, finished_at;  // UTC
-  std::vector<CurvePoint> losses;             // training loss of logged steps
-  std::vector<CurvePoint> evaluations;        // perplexity
+  std::string version, build, machine, finished_at;  // UTC
+  std::vector<CurvePoint> losses;                    // training loss of logged steps
+  std::vector<CurvePoint> evaluations;               // perplexity
 };
 
 // Reads summary.json, metrics.jsonl, recipe.yaml, failure.json and evaluation.json; what is absent or damaged

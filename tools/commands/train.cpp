@@ -197,6 +197,7 @@ void print_summary(const Outcome& outcome, const std::filesystem::path& folder) 
   json["parameters"] = outcome.parameters;
   json["trained_parameters"] = outcome.trained_parameters;
   json["version"] = concat("kumiko ", kumiko_version(), ", LibTorch ", torch_version());
+  json["build"] = build_digest();
   json["machine"] = describe_machine();
   json["finished_at"] = utc_now();
   // A start that found the run complete has no speed of its own to report.
