@@ -48,19 +48,28 @@ class TransposedProjector(SignedProjector):
         return super().project_back(low_rank_grad.T)
 
 
-def with_projectors(model, projector, make):
-    galore = {"rank": RANK, "update_proj_gap": REFRESH, "scale": SCALE, "proj_type": "std"}
+def signed(_name, **options):
+    return SignedProjector(**options)
+
+
+def transposed(_name, **options):
+    return TransposedProjector(**options)
+
+
+def with_projectors(model, projector, make, refresh=REFRESH):
+    """`projector` is called with a layer's name and galore-torch's options."""
+    galore = {"rank": RANK, "update_proj_gap": refresh, "scale": SCALE, "proj_type": "std"}
     optimizer = make(groups_of(model, LR_SCALE, **galore))
     for name, p in model.named_parameters():
         if role(name) == "matrices":
-            optimizer.state[p]["projector"] = projector(**galore)
+            optimizer.state[p]["projector"] = projector(name.removesuffix(".weight"), **galore)
     return optimizer
 
 
-def oracle(trace, **how):
+def oracle(trace, projector=signed, refresh=REFRESH, **how):
     model = make_llama(trace.state(0))
-    optimizer = with_projectors(model, SignedProjector,
-                                lambda groups: GaLoreAdamW(groups, betas=BETAS, eps=EPS, no_deprecation_warning=True))
+    optimizer = with_projectors(
+        model, projector, lambda groups: GaLoreAdamW(groups, betas=BETAS, eps=EPS, no_deprecation_warning=True), refresh)
 
     def before_step(step):
         for group in optimizer.param_groups:
@@ -73,7 +82,7 @@ def oracle_8bit(trace):
     take_nearest_codes()
     torch.cuda.synchronize = lambda: None   # it waits for a GPU after each parameter
     model = make_llama(trace.state(0))
-    return run(trace, model, with_projectors(model, TransposedProjector, lambda groups: GaLoreAdamW8bit(
+    return run(trace, model, with_projectors(model, transposed, lambda groups: GaLoreAdamW8bit(
         groups, betas=BETAS, eps=EPS, weight_decay=0.0, min_8bit_size=MIN_8BIT_SIZE)), teacher=True)
 
 
