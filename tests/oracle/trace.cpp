@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // oracle_trace RECIPE OUT STEPS [from=STATE.safetensors] [projections=NxR] [a.b=value ...]
 //
-// Takes STEPS steps of a recipe, making its shards where there are none, and writes into the folder OUT what another
-// implementation needs to take them too:
-//   state-NNN.safetensors    before step NNN, and after the last: the trainer's state (numbers and texts in the metadata, a
-//                            letter for the kind before the value), effective/LAYER [out, in] fp32 of every matrix, and but for
-//                            the first file grad/PARAMETER of the step before; fp64 as bits/NAME, int64
-//   batch-NNN.safetensors    I/tokens and I/targets, [B, T] int64, of each micro-batch I of step NNN
-//   logits.safetensors       logits [B, T, V] of the first micro-batch before the first step
-//   trace.jsonl              a line a step
-//   projections.safetensors  with `projections`: PARAMETER/I [min(out, in), R], the first N random projections of each matrix
+// Takes STEPS steps of a recipe, making its shards where there are none, and writes into the folder OUT what
+// another implementation needs to take them too:
+//
+// state-NNN.safetensors: before step NNN, and after the last: the trainer's state (numbers and texts in the
+// metadata, a letter for the kind before the value; fp64 as bits/NAME, int64), effective/LAYER [out, in] fp32
+// of every matrix, and but for the first file grad/PARAMETER of the step before.
+//
+// batch-NNN.safetensors: I/tokens and I/targets, [B, T] int64, of each micro-batch I of step NNN.
+//
+// logits.safetensors: logits [B, T, V] of the first micro-batch before the first step.
+//
+// trace.jsonl: a line a step.
+//
+// projections.safetensors, with `projections`: PARAMETER/I [min(out, in), R], the first N random projections
+// of each matrix as APOLLO uses them.
+//
 // With `from` the state is loaded first, and NNN begins at its step.
 #include <algorithm>
 #include <cstdio>
@@ -38,7 +45,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kBits = "bits/";   // safetensors files of this program hold no fp64
+constexpr std::string_view kBits = "bits/";  // safetensors files of this program hold no fp64
 
 std::string file_name(std::string_view kind, std::int64_t step) {
   std::string digits = std::to_string(step);
@@ -54,10 +61,13 @@ std::string exact(double value) {
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
-void write(const fs::path& path, const NamedTensors& tensors, const std::map<std::string, std::string>& metadata = {{"format", "pt"}}) {
+void write(const fs::path& path, const NamedTensors& tensors,
+           const std::map<std::string, std::string>& metadata = {{"format", "pt"}}) {
   std::vector<SafetensorsEntry> entries;
-  for (const auto& [name, value] : tensors) entries.push_back({name, value.scalar_type(), value.sizes().vec()});
-  write_safetensors(path, entries, [&](std::size_t index) { return tensors[index].second; }, metadata);
+  for (const auto& [name, value] : tensors)
+    entries.push_back({name, value.scalar_type(), value.sizes().vec()});
+  write_safetensors(
+      path, entries, [&](std::size_t index) { return tensors[index].second; }, metadata);
 }
 
 MemoryState read_state(const fs::path& path) {
@@ -74,10 +84,17 @@ MemoryState read_state(const fs::path& path) {
   for (const auto& [name, text] : file.metadata()) {
     const std::string value = text.substr(std::min<std::size_t>(1, text.size()));
     switch (text.empty() ? ' ' : text.front()) {
-      case 'i': state.integer(name, std::stoll(value)); break;
-      case 'r': state.real(name, std::stod(value)); break;
-      case 't': state.text(name, value); break;
-      default: break;
+      case 'i':
+        state.integer(name, std::stoll(value));
+        break;
+      case 'r':
+        state.real(name, std::stod(value));
+        break;
+      case 't':
+        state.text(name, value);
+        break;
+      default:
+        break;
     }
   }
   return state;
@@ -113,7 +130,8 @@ void write_state(const fs::path& path, const Trainer& trainer, Llama& model) {
     const bool wide = value.scalar_type() == at::kDouble;
     tensors.emplace_back(wide ? concat(kBits, name) : name, wide ? value.view(at::kLong) : value);
   }
-  for (const Linear* linear : model.linears()) tensors.emplace_back("effective/" + linear->spec().name, linear->effective_weight());
+  for (const Linear* linear : model.linears())
+    tensors.emplace_back("effective/" + linear->spec().name, linear->effective_weight());
   for (const Parameter* p : model.parameters()) {
     if (p->grad.defined()) tensors.emplace_back("grad/" + p->name, p->grad);
   }
@@ -137,13 +155,15 @@ nlohmann::json line_of(const StepReport& report) {
           {"weight_error", report.method.weight_error}};
 }
 
-NamedTensors projections_of(const ModelOptions& model, std::uint64_t seed, std::int64_t count, std::int64_t rank) {
+NamedTensors projections_of(const ModelOptions& model, std::uint64_t seed, std::int64_t count,
+                            std::int64_t rank) {
   NamedTensors tensors;
   for (const auto& spec : model.linear_specs()) {
     const std::string name = spec.name + ".weight";
     for (std::int64_t i = 0; i < count; ++i) {
-      tensors.emplace_back(concat(name, "/", i),
-                           lowrank::apollo_projection(seed, name, i, std::min(spec.in_features, spec.out_features), rank));
+      tensors.emplace_back(
+          concat(name, "/", i),
+          lowrank::apollo_projection(seed, name, i, std::min(spec.in_features, spec.out_features), rank));
     }
   }
   return tensors;
@@ -171,7 +191,8 @@ void trace(const Request& request) {
   Optimizer optimizer(options.optimizer, model.parameters(), *assembly.method);
   LrSchedule lr(options.lr_schedule, options.optimizer.lr, options.train.steps);
   const std::int64_t micro_batch = options.train.micro_batch_size.value_or(options.train.global_batch_size);
-  data::Loader loader(shards, options.data, {options.train.global_batch_size, micro_batch, 0, 1, options.train.seed});
+  data::Loader loader(shards, options.data,
+                      {options.train.global_batch_size, micro_batch, 0, 1, options.train.seed});
   RecordedSource source(loader);
   const auto solo = dist::make_solo();
   Trainer trainer(options.train, {model, *assembly.method, optimizer, lr, source, *solo, dist::Wire::native});
@@ -184,7 +205,8 @@ void trace(const Request& request) {
     // The trainer has no look ahead: a loader of its own gives the batch.
     MemoryState position;
     loader.save(position);
-    data::Loader ahead(shards, options.data, {options.train.global_batch_size, micro_batch, 0, 1, options.train.seed});
+    data::Loader ahead(shards, options.data,
+                       {options.train.global_batch_size, micro_batch, 0, 1, options.train.seed});
     ahead.load(position);
     write(request.out / "logits.safetensors", {{"logits", model.logits(ahead.next_step().front().tokens)}});
   }
@@ -202,7 +224,9 @@ void trace(const Request& request) {
 }
 
 Request parse(std::span<char*> arguments) {
-  KUMIKO_EXPECTS(arguments.size() >= 4, UsageError, "usage: oracle_trace RECIPE OUT STEPS [from=STATE.safetensors] [projections=NxR] [a.b=value ...]");
+  KUMIKO_EXPECTS(
+      arguments.size() >= 4, UsageError,
+      "usage: oracle_trace RECIPE OUT STEPS [from=STATE.safetensors] [projections=NxR] [a.b=value ...]");
   Request request{arguments[1], arguments[2], {}, std::stoll(arguments[3])};
   for (const char* argument : arguments.subspan(4)) {
     const std::string text = argument;

@@ -12,9 +12,13 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)   # it misses kernels 
 warnings.simplefilter("ignore", FutureWarning)                # what transformers says of peft's use of it
 
 try:
+    import apollo_torch  # noqa: F401
+    import bitsandbytes  # noqa: F401
+    import galore_torch  # noqa: F401
+    import peft  # noqa: F401
+    import safetensors  # noqa: F401
     import torch
     import transformers  # noqa: F401
-    from safetensors import safe_open  # noqa: F401
 except ImportError as error:
     print(f"skipped: {error}; ci/setup.sh --oracles installs it")
     sys.exit(77)
