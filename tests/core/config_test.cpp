@@ -7,6 +7,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "framework/core/config_tree.hpp"
 #include "framework/core/error.hpp"
 #include "tests/support/temp_folder.hpp"
 
@@ -571,6 +572,30 @@ TEST(ConfigBytes, ReadsSizesAndNamesTheKeyOfABadOne) {
   EXPECT_EQ(node.bytes("a", "0"), 64 << 20);
   EXPECT_EQ(node.bytes("absent", "1KiB"), 1024);
   EXPECT_EQ(error_of([&] { node.bytes("b", "0"); }).find("r.yaml:1:15: b: "), 0u);
+}
+
+TEST(ConfigTrees, ComeAsOneLineThatReadsTheSame) {
+  const std::string text = "a: {b: [1, \"2\", true, \"true\", x-y, \"a: b\", \"\"], c: 1.0e-3}\nd: null\n";
+  const std::string line = to_flow_yaml(parse_config_tree(text, "r.yaml"));
+  EXPECT_EQ(line, "{a: {b: [1, \"2\", true, \"true\", x-y, \"a: b\", \"\"], c: 1.0e-3}, d: null}");
+  EXPECT_EQ(to_flow_yaml(parse_config_tree(line, "again")), line);
+}
+
+TEST(ConfigTrees, PutTogetherFromFilesNameTheFileOfEachValue) {
+  ConfigTree tree = parse_config_tree("a: 1\n", "first.yaml");
+  tree.members.push_back(parse_config_tree("\nb: two\n", "second.yaml").members.front());
+  const ConfigNode node = ConfigNode::from_tree(std::move(tree), "both");
+  EXPECT_EQ(node.integer("a"), 1);
+  EXPECT_EQ(error_of([&] { node.integer("b"); }).find("second.yaml:2:4: b: found 'two'"), 0u);
+}
+
+TEST(ConfigTrees, AreHandedOutWholeAndCountAsRead) {
+  const ConfigNode node = ConfigNode::parse_text("a: {x: 1, z: [2]}\n", "r.yaml");
+  ASSERT_NE(node.tree("a"), nullptr);
+  EXPECT_EQ(to_flow_yaml(*node.tree("a")), "{x: 1, z: [2]}");
+  EXPECT_EQ(node.tree("b"), nullptr);
+  EXPECT_NO_THROW(node.finish());
+  EXPECT_EQ(node.to_yaml(), "a: {x: 1, z: [2]}\nb: null\n");
 }
 
 }  // namespace

@@ -160,7 +160,7 @@ std::vector<double> linear_ticks(double low, double high, int count) {
 
 std::vector<double> log_ticks(double low, double high) {
   const double decades = std::log10(high / low);
-  if (decades < 0.35) return linear_ticks(low, high, 5);
+  if (decades < 1.0) return linear_ticks(low, high, 5);  // 1, 2, 5 would be few
   std::vector<double> ticks;
   for (double power = std::pow(10.0, std::floor(std::log10(low))); power <= high; power *= 10.0) {
     for (const double factor : {1.0, 2.0, 5.0}) {

@@ -92,6 +92,10 @@ void merge_recipe(ConfigTree& base, const ConfigTree& changes) {
   for (const ConfigTree::Member& change : changes.members) merge_member(base, change);
 }
 
+std::string last_word_of(std::string_view dotted_key) {
+  return std::string(dotted_key.substr(dotted_key.rfind('.') + 1));
+}
+
 void set_value(ConfigTree& base, std::string_view dotted_key, const ConfigPlace& place,
                const ConfigTree& value) {
   merge_member(base, {std::string(dotted_key), place, value});

@@ -41,8 +41,6 @@ struct Axis {
   throw UsageError(place.text() + ": " + message);
 }
 
-std::string last_word(const std::string& key) { return key.substr(key.rfind('.') + 1); }
-
 // Names become folders.
 void check_name(const std::string& name, const ConfigPlace& place) {
   const bool fit = !name.empty() && name.size() <= 200 && name.front() != '.' && name.front() != '-' &&
@@ -108,7 +106,7 @@ std::vector<Axis> read_axes(const ConfigTree& tree) {
                concat("axes.", member.key, ": found ", item.describe(),
                       ", needed one value; give others a name: {", member.key, ": {name: value}}"));
         }
-        axis.values.push_back({last_word(member.key) + "-" + item.scalar, item});
+        axis.values.push_back({last_word_of(member.key) + "-" + item.scalar, item});
       }
     } else if (member.value.kind == Kind::mapping) {
       for (const auto& named : member.value.members) axis.values.push_back({named.key, named.value});
@@ -146,14 +144,14 @@ std::vector<LrPoint> points_of(const std::vector<LrAxis>& axes, const ConfigPlac
   bool clear = true;
   for (const LrAxis& axis : axes) {
     sizes.push_back(axis.values.size());
-    clear = words.insert(last_word(axis.key)).second && clear;
+    clear = words.insert(last_word_of(axis.key)).second && clear;
   }
   std::vector<LrPoint> points;
   for (auto& index : product(sizes, place)) {
     LrPoint point{"", std::move(index)};
     for (std::size_t i = 0; i < axes.size(); ++i) {
       const LrAxis& axis = axes[i];
-      point.name += concat(i == 0 ? "" : "_", clear ? last_word(axis.key) : axis.key, "-",
+      point.name += concat(i == 0 ? "" : "_", clear ? last_word_of(axis.key) : axis.key, "-",
                            axis.values[point.index[i]].scalar);
     }
     if (axes.empty()) point.name = "fixed";
@@ -319,32 +317,6 @@ bool Sweep::has_lr_sweep() const {
 
 Sweep Sweep::parse_file(const std::filesystem::path& file, std::span<const std::string> overrides) {
   return Reader(file, overrides).read();
-}
-
-void apply_point(ConfigTree& recipe, const std::vector<LrAxis>& axes, const LrPoint& point) {
-  for (std::size_t i = 0; i < axes.size(); ++i)
-    set_value(recipe, axes[i].key, axes[i].place, axes[i].values[point.index[i]]);
-}
-
-std::string describe_point(const std::vector<LrAxis>& axes, const LrPoint& point) {
-  std::string text;
-  for (std::size_t i = 0; i < axes.size(); ++i) {
-    text += concat(i == 0 ? "" : ", ", last_word(axes[i].key), " ", axes[i].values[point.index[i]].scalar);
-  }
-  return text;
-}
-
-std::vector<std::string> edges_of(const std::vector<LrAxis>& axes, const LrPoint& point) {
-  std::vector<std::string> edges;
-  for (std::size_t i = 0; i < axes.size(); ++i) {
-    if (axes[i].values.size() < 2) continue;
-    std::vector<double> values;
-    for (const ConfigTree& value : axes[i].values) values.push_back(parse_real(value.scalar).value());
-    const auto [least, greatest] = std::ranges::minmax(values);
-    const double own = values[point.index[i]];
-    if (own == least || own == greatest) edges.push_back(last_word(axes[i].key));
-  }
-  return edges;
 }
 
 }  // namespace kumiko::tools
