@@ -24,6 +24,7 @@
 #include <fstream>
 #include <iostream>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -142,6 +143,19 @@ void write_state(const fs::path& path, const Trainer& trainer, Llama& model) {
   write(path, tensors, metadata);
 }
 
+nlohmann::json layers_of(const MethodReport& report) {
+  nlohmann::json layers = nlohmann::json::object();
+  const auto put = [&](const LayerReport& layer, const char* key, const std::optional<double>& value) {
+    if (value) layers[layer.name][key] = *value;
+  };
+  for (const auto& layer : report.layers) {
+    put(layer, "captured_energy", layer.captured_energy);
+    put(layer, "retained_update", layer.retained_update);
+    put(layer, "weight_error", layer.weight_error);
+  }
+  return layers;
+}
+
 nlohmann::json line_of(const StepReport& report) {
   return {{"step", report.step},
           {"loss", report.loss},
@@ -151,8 +165,7 @@ nlohmann::json line_of(const StepReport& report) {
           {"probe", report.probe},
           {"skipped", report.skipped},
           {"merged", report.method.merged},
-          {"captured_energy", report.method.captured_energy},
-          {"weight_error", report.method.weight_error}};
+          {"layers", layers_of(report.method)}};
 }
 
 NamedTensors projections_of(const ModelOptions& model, std::uint64_t seed, std::int64_t count,

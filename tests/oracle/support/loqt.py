@@ -30,6 +30,7 @@ class LoqtLinear(nn.Module):
         self.input_side = in_features <= out_features
         rank = options["rank"]
         self.factor = nn.Parameter(torch.zeros((rank, out_features) if self.input_side else (in_features, rank)))
+        self.figures = {}    # of the last merge: energy in the basis, what was lost of the weight, what was kept of the update
         self.probed = None   # the merged W while a probe takes its gradient
 
     def lift(self, factor):
@@ -49,7 +50,9 @@ class LoqtLinear(nn.Module):
         return y + self.options["scale"] * low
 
     def fit_basis(self, gradient):
-        u, _, vt = torch.linalg.svd(gradient, full_matrices=False)
+        u, sizes, vt = torch.linalg.svd(gradient, full_matrices=False)
+        energies = sizes.double().square()
+        self.figures = {"captured_energy": (energies[:self.options["rank"]].sum() / energies.sum()).item()}
         p = (vt.T if self.input_side else u)[:, :self.options["rank"]]
         # An SVD leaves signs open; NF4 is not symmetric, so they matter: the largest entry of each column is positive.
         p = p * torch.where(p.gather(0, p.abs().argmax(0, keepdim=True)) < 0, -1.0, 1.0)
@@ -59,7 +62,7 @@ class LoqtLinear(nn.Module):
     @torch.no_grad()
     def merge(self, gradient):
         """Folds B into W, takes a new basis and splits W again; returns P_new^T P_old."""
-        scale, merged, old = self.options["scale"], self.effective(), self.p
+        scale, merged, before, old = self.options["scale"], self.effective(), self.w, self.p
         self.fit_basis(gradient)
         if not self.options["quantized"]:
             self.weight, self.w = Dense(merged), merged
@@ -78,6 +81,10 @@ class LoqtLinear(nn.Module):
             _, self.weight, factor = best
             self.w = self.weight.decode()
             self.factor.copy_(factor)
+        after, update = self.effective(), merged - before
+        self.figures["weight_error"] = ((merged - after).norm() / merged.norm()).item()
+        if old is not None:
+            self.figures["retained_update"] = ((after - before) * update).double().sum().item() / update.double().square().sum().item()
         return None if old is None else self.p.T @ old
 
 
