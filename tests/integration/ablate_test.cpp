@@ -183,6 +183,14 @@ TEST_F(Sweeps, ThatAreWrongAreRefusedBeforeAnythingStarts) {
   }
 }
 
+TEST_F(Sweeps, AreNoRanks) {
+  const SweepSpace space(kTwoVariants);
+  const Finished result =
+      run_command(SweepSpace::mpirun(2, {"ablate", "sweep.yaml", "--dry-run"}), space.path());
+  EXPECT_EQ(result.exit_code, 2) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("give it -j instead of mpirun"));
+}
+
 TEST_F(Sweeps, DryRunsStartNothing) {
   const SweepSpace space(kTwoVariants);
   const Finished result = space.ablate({"--dry-run"});

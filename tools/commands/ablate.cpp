@@ -12,6 +12,7 @@
 #include <CLI/CLI.hpp>
 
 #include "data/shard_reader.hpp"
+#include "dist/communicator.hpp"
 #include "framework/core/config.hpp"
 #include "framework/core/error.hpp"
 #include "framework/core/files.hpp"
@@ -127,6 +128,8 @@ void print_plan(const Plan& plan, int jobs) {
 }
 
 void ablate(const AblateFlags& flags) {
+  KUMIKO_EXPECTS(!dist::launched_by_mpi(), UsageError,
+                 "ablate starts its runs itself, each as one process; give it -j instead of mpirun");
   const Sweep sweep = Sweep::parse_file(flags.sweep, flags.overrides);
   const std::int64_t threads = threads_of_a_run(flags.jobs);
   Plan plan = make_plan(sweep, shard_vocabulary(), threads);
