@@ -60,7 +60,7 @@ BasisSketch::BasisSketch(std::int64_t in_features, std::int64_t out_features, Si
     : in_(in_features), out_(out_features), side_(side), rank_(rank),
       width_(std::min(rank + options.oversampling, std::min(in_features, out_features))), options_(options),
       warm_(old_basis.defined() && options.warm_start && options.power_iterations > 0), seed_(seed), device_(device) {
-  if (is_dense(options_.solver) && old_basis.defined()) old_basis_ = old_basis.to(at::kFloat);
+  if (options_.looks_at_old && is_dense(options_.solver) && old_basis.defined()) old_basis_ = old_basis.to(at::kFloat);
   if (options_.solver != BasisSolver::range_finder) return;
   const std::int64_t basis_dim = Projector::basis_rows(side, in_features, out_features);
   if (warm_) {
@@ -123,7 +123,7 @@ void BasisSketch::add(const at::Tensor& x, const at::Tensor& dy) {
 void BasisSketch::end_pass(int pass) {
   if (options_.solver != BasisSolver::range_finder) return;
   if (pass + 1 == passes(options_, warm_)) return;   // the last range goes to finish()
-  if (warm_ && pass == 0) old_energy_ = accumulator_.narrow(1, 0, old_rank_).square().sum(at::kDouble).item<double>();
+  if (options_.looks_at_old && warm_ && pass == 0) old_energy_ = accumulator_.narrow(1, 0, old_rank_).square().sum(at::kDouble).item<double>();
   test_matrix_ = orthonormal(accumulator_);
   accumulator_ = at::Tensor();
 }

@@ -24,6 +24,7 @@ struct BasisOptions {
   int power_iterations = 1;
   bool warm_start = true;                              // begin from the old basis: one pass less
   std::int64_t group_memory_bytes = std::int64_t{64} << 20;   // sketches of a group of layers together, at least one layer
+  bool looks_at_old = false;                           // no key: FittedBasis::old_energy is asked for
 
   static BasisOptions parse(const ConfigNode& node);   // the block `basis`
 };

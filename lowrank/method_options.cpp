@@ -66,10 +66,10 @@ at::ScalarType parse_factor_dtype(const ConfigNode& node) {
   return node.choice("factor", at::kFloat, kDtypes);
 }
 
-void check_rank(std::int64_t rank, const Targets& targets, const std::vector<LinearSpec>& specs) {
+void check_rank(std::int64_t rank, const Targets& targets, const std::vector<LinearSpec>& specs, std::string_view key) {
   for (const auto& spec : specs) {
     const std::int64_t most = std::min(spec.in_features, spec.out_features);
-    KUMIKO_EXPECTS(!targets.has(spec) || rank <= most, UsageError, "method.rank ", rank, " is larger than layer ", spec.name, " [",
+    KUMIKO_EXPECTS(!targets.has(spec) || rank <= most, UsageError, key, " ", rank, " is larger than layer ", spec.name, " [",
                    spec.out_features, ", ", spec.in_features, "]; use at most ", most);
   }
 }

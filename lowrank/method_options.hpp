@@ -51,7 +51,7 @@ std::int64_t parse_rank(const ConfigNode& node, std::int64_t hidden_size);
 // Key `factor`, what trained factors are stored in: fp32 (when absent) or bf16.
 at::ScalarType parse_factor_dtype(const ConfigNode& node);
 
-// UsageError where `rank` exceeds a side of a targeted matrix.
-void check_rank(std::int64_t rank, const Targets& targets, const std::vector<LinearSpec>& specs);
+// UsageError where `rank`, of that key, exceeds a side of a targeted matrix.
+void check_rank(std::int64_t rank, const Targets& targets, const std::vector<LinearSpec>& specs, std::string_view key = "method.rank");
 
 }  // namespace kumiko::lowrank

@@ -59,6 +59,8 @@ Assembly::Assembly(Recipe parsed, std::int64_t vocab_size, std::int32_t eos_id) 
                                                           recipe.train.seed, recipe.train.steps});
   recipe.node.finish();
   method->validate(recipe.model);
+  MemoryPlan plan;
+  method->plan(recipe.model, plan);   // the optimizer's rules refuse what they cannot do for a parameter
 }
 
 void Assembly::make_model() {

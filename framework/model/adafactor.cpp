@@ -67,7 +67,7 @@ void Adafactor::update_moments(const at::Tensor& gradient, double keep) {
 
 void Adafactor::divide_by_root(at::Tensor& gradient) const {
   if (factored()) {
-    gradient.mul_(rows_.div(rows_.mean()).rsqrt_()).mul_(columns_.rsqrt());
+    gradient.mul_(rows_.div(rows_.mean(at::kDouble).to(at::kFloat)).rsqrt_()).mul_(columns_.rsqrt());
   } else {
     gradient.mul_(rows_.rsqrt());
   }
@@ -96,7 +96,7 @@ void Adafactor::transform(const MomentMap& map) {
     return;
   }
   // Before the first gradient the mean is 0, and so are all moments.
-  const at::Tensor moments = map(rows_.mul(columns_).div_(rows_.mean().clamp_min_(1e-38)), 2);
+  const at::Tensor moments = map(rows_.mul(columns_).div_(rows_.mean(at::kDouble).to(at::kFloat).clamp_min_(1e-38)), 2);
   rows_ = moments.mean(1, /*keepdim=*/true).contiguous();
   columns_ = moments.mean(0, /*keepdim=*/true).contiguous();
 }
@@ -129,10 +129,17 @@ void Adafactor::load(const StateReader& in) {
   in.read_into("step", step_);
 }
 
-std::unique_ptr<UpdateRule> AdafactorFactory::make_rule(const RuleSpec& spec) const {
+void AdafactorFactory::check(const RuleSpec& spec) const {
   if (options_.scale_parameter && !spec.sees_value) {
     node_.fail("scale_parameter", concat("is true, but ", spec.name, " is not kept as it is trained, so that its scale is not known; needs false"));
   }
+  if (options_.relative_step && !spec.sees_rate) {
+    node_.fail("relative_step", concat("is true, but the method takes only the direction of ", spec.name, " from this optimizer; needs false"));
+  }
+}
+
+std::unique_ptr<UpdateRule> AdafactorFactory::make_rule(const RuleSpec& spec) const {
+  check(spec);
   return std::make_unique<Adafactor>(options_, spec);
 }
 

@@ -54,11 +54,17 @@ class Adafactor final : public UpdateRule {
 class AdafactorFactory final : public RuleFactory {
  public:
   explicit AdafactorFactory(const ConfigNode& node) : node_(node), options_(AdafactorOptions::parse(node)) {}
-  // Throws UsageError where scale_parameter is asked for and the rule will not see the parameter's values.
+  // Throws UsageError where scale_parameter is asked for and the rule will not see the parameter's values, or relative_step and it
+  // will not see the rate.
   std::unique_ptr<UpdateRule> make_rule(const RuleSpec& spec) const override;
-  std::int64_t rule_nbytes(const RuleSpec& spec) const override { return Adafactor::nbytes_for(options_, spec.sizes); }
+  std::int64_t rule_nbytes(const RuleSpec& spec) const override {   // throws likewise
+    check(spec);
+    return Adafactor::nbytes_for(options_, spec.sizes);
+  }
 
  private:
+  void check(const RuleSpec& spec) const;
+
   ConfigNode node_;
   AdafactorOptions options_;
 };

@@ -34,7 +34,7 @@ class ColumnNorm final : public MomentumRule {
   int output_dim_;
 };
 
-// `column_norm`: keys momentum (of matrices, factors and the embedding; 0), head_momentum (0.9), length (rms | euclidean), and
+// `column_norm`: keys momentum (of matrices, factors and the embedding; 0), head_momentum (of the last layer: the head, or an embedding tied to it; 0.9), length (rms | euclidean), and
 // betas, eps of AdamW, which moves the vectors. The defaults are SCALE's.
 class ColumnNormFactory final : public RuleFactory {
  public:
@@ -43,7 +43,7 @@ class ColumnNormFactory final : public RuleFactory {
   std::int64_t rule_nbytes(const RuleSpec& spec) const override;
 
  private:
-  const ColumnNormOptions& options_of(const RuleSpec& spec) const noexcept { return spec.role == ParamRole::head ? head_ : matrices_; }
+  const ColumnNormOptions& options_of(const RuleSpec& spec) const noexcept { return spec.is_last_layer ? head_ : matrices_; }
 
   ColumnNormOptions matrices_, head_;
   AdamOptions vectors_;

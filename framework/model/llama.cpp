@@ -34,6 +34,7 @@ Llama::Llama(const ModelOptions& options, const ComputeOptions& compute, LinearF
   embedding_ = table("model.embed_tokens.weight", ParamRole::embedding);
   embedding_.output_dim = 1;
   if (!options.tie_embeddings) head_ = table("lm_head.weight", ParamRole::head);
+  head().is_last_layer = true;
   norm_ = {"model.norm.weight", ParamRole::norm,
            at::ones({options.hidden_size}, at::TensorOptions().dtype(compute.param_dtype).device(compute.device)), {}};
   const auto specs = options.linear_specs();

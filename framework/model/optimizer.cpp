@@ -42,7 +42,10 @@ Optimizer::Optimizer(const OptimizerOptions& options, const std::vector<Paramete
     : options_(options) {
   for (Parameter* p : parameters) {
     index_[p->name] = entries_.size();
-    entries_.push_back({p, rules.make_rule({p->name, p->role, p->grad_sizes().vec(), device, p->output_dim, p->target == nullptr})});
+    RuleSpec spec{p->name, p->role, p->grad_sizes().vec(), device, p->output_dim};
+    spec.sees_value = p->target == nullptr;
+    spec.is_last_layer = p->is_last_layer;
+    entries_.push_back({p, rules.make_rule(spec)});
   }
 }
 

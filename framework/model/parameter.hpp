@@ -31,6 +31,7 @@ struct Parameter {
   UpdateTarget* target = nullptr;
   std::vector<std::int64_t> projected;    // sizes of the gradient where they are not those of `value`
   int output_dim = 0;                     // of a matrix's gradient: the dimension that counts the outputs of its linear map
+  bool is_last_layer = false;             // the head, or the embedding that is tied to it
 
   at::IntArrayRef grad_sizes() const { return target != nullptr ? at::IntArrayRef(projected) : value.sizes(); }
   std::int64_t grad_numel() const { return c10::multiply_integers(grad_sizes()); }

@@ -46,6 +46,8 @@ struct RuleSpec {
   at::Device device = at::kCPU;
   int output_dim = 0;                   // as Parameter has it; no state's size depends on it
   bool sees_value = true;               // apply() gets the parameter's values; otherwise zeros, to which it adds an update
+  bool sees_rate = true;                // apply() gets the learning rate; otherwise 1, for a direction that another rule scales
+  bool is_last_layer = false;           // the head, or the embedding that is tied to it
 };
 
 class RuleFactory {

@@ -45,7 +45,9 @@ MemoryPlan plan_memory(const ModelOptions& model, const Method& method, const Tr
   const auto add_dense = [&](const char* name, ParamRole role, std::vector<std::int64_t> sizes, std::int64_t count) {
     const std::int64_t numel = c10::multiply_integers(sizes);
     plan.weights += count * numel * param;
-    plan.moments += count * method.rule_nbytes({name, role, std::move(sizes), at::kCPU});
+    RuleSpec spec{name, role, std::move(sizes), at::kCPU};
+    spec.is_last_layer = role == ParamRole::head || (role == ParamRole::embedding && model.tie_embeddings);
+    plan.moments += count * method.rule_nbytes(spec);
     for (std::int64_t i = 0; i < count; ++i) plan.add_gradient(4 * numel);
   };
   add_dense("model.embed_tokens.weight", ParamRole::embedding, {model.vocab_size, model.hidden_size}, 1);

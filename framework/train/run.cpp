@@ -168,7 +168,11 @@ RunSummary Run::go() {
                             options_.train.per_layer_updates ? "what is behind them in the backward pass did not move" : "nothing moved"));
       }
     }
-    if (done == 1 || last || report.probe || due(options_.log.every)) log(report, step_seconds);
+    if (report.update && report.method.skipped && record_ != nullptr) {
+      log::warning(concat("step ", done, ": the probe met numbers that are not finite; its refresh was left out"));
+    }
+    const bool telling = report.probe || report.method.merged || !report.method.layers.empty();
+    if (done == 1 || last || telling || due(options_.log.every)) log(report, step_seconds);
     if (last || due(options_.eval.every)) evaluate_now();
     const Requests requests = agree_on_requests();
     stopped = requests.stop;

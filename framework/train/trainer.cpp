@@ -64,6 +64,11 @@ void Trainer::probe(const StepPlan& plan, std::span<const data::Batch> batches, 
   }
 }
 
+void Trainer::unbind_gradients() {
+  for (Parameter* p : parts_.model.parameters()) p->grad.reset();   // views would keep the buffer
+  grads_.reset();
+}
+
 GradBuffer& Trainer::bound_gradients() {
   if (!grads_) grads_.emplace(parts_.model.parameters());
   gradient_bytes_ = std::max(gradient_bytes_, grads_->nbytes());
@@ -124,7 +129,7 @@ void Trainer::guard(StepReport& report, bool finite, const std::string& where) {
   throw DivergedError(concat("diverged: ", non_finite_steps_, " steps in a row with a non-finite ",
                              std::isfinite(report.loss) ? "gradient" : "loss", " (step ", report.step, ", loss ", report.loss,
                              ", gradient norm ", report.grad_norm, where.empty() ? "" : ", first in " + where,
-                             "); none of their updates was applied. Lower optimizer.lr, set train.grad_clip, or lengthen "
+                             "); ", options_.per_layer_updates ? "from there on nothing moved" : "none of their updates was applied", ". Lower optimizer.lr, set train.grad_clip, or lengthen "
                              "lr_schedule.warmup_steps, and resume from the last checkpoint"));
 }
 
@@ -145,7 +150,7 @@ StepReport Trainer::step() {
   if (report.probe) {
     probe(plan, batches, report);
     parts_.method.end_probe(step_, parts_.optimizer, parts_.comm, report.method);
-    if (report.method.resized) grads_.reset();
+    if (report.method.resized) unbind_gradients();
     report.probe_seconds = seconds_since(probe_begin);
   }
   if (plan.update && options_.per_layer_updates) update_by_layer(batches, report);
@@ -178,7 +183,7 @@ void Trainer::save(StateWriter& out) const {
 }
 
 void Trainer::load(const StateReader& in) {
-  grads_.reset();   // parameters may take other sizes
+  unbind_gradients();   // parameters may take other sizes
   step_ = in.integer("trainer/step");
   tokens_ = in.integer("trainer/tokens");
   non_finite_steps_ = in.integer("trainer/non_finite_steps");

@@ -29,7 +29,7 @@ struct StepReport {
   bool probe = false;
   bool update = false;               // besides a probe, or without one
   double probe_seconds = 0.0;        // of the probe's passes and what the method made of them
-  bool skipped = false;              // non-finite: nothing moved
+  bool skipped = false;              // non-finite: nothing moved, or, with updates by layer, nothing from there on
   MethodReport method;
 };
 
@@ -67,6 +67,7 @@ class Trainer {
   void update_by_layer(std::span<const data::Batch> batches, StepReport& report);
   void guard(StepReport& report, bool finite, const std::string& where = "");
   GradBuffer& bound_gradients();   // made where there are none
+  void unbind_gradients();
 
   TrainOptions options_;
   Parts parts_;

@@ -11,6 +11,7 @@
 #include "framework/core/config.hpp"
 #include "framework/core/error.hpp"
 #include "framework/core/rng.hpp"
+#include "framework/model/fixed_sum.hpp"
 
 namespace kumiko::lowrank {
 namespace {
@@ -55,6 +56,7 @@ RuleSpec ApolloRule::inner_spec(const RuleSpec& spec, std::int64_t rank) {
   RuleSpec inner = spec;
   (default_side(spec.sizes[1], spec.sizes[0]) == Side::input ? inner.sizes[1] : inner.sizes[0]) = rank;
   inner.sees_value = false;
+  inner.sees_rate = false;
   return inner;
 }
 
@@ -62,11 +64,16 @@ at::Tensor ApolloRule::factors(const at::Tensor& gradient) {
   const std::int64_t index = updates_.item<std::int64_t>() / options_.refresh;
   const at::Tensor projection =
       apollo_projection(seed_, spec_.name, index, std::min(spec_.sizes[0], spec_.sizes[1]), options_.rank).to(spec_.device);
-  at::Tensor projected = side_ == Side::input ? at::mm(gradient, projection) : at::mm(projection.t(), gradient);
+  at::Tensor projected = at::empty(inner_spec(spec_, options_.rank).sizes, gradient.options());
+  if (side_ == Side::input) {
+    multiply_add(projected, gradient, projection, 0.0, 1.0);
+  } else {
+    multiply_add(projected, projection.t().contiguous(), gradient, 0.0, 1.0);
+  }
   at::Tensor direction = at::zeros_like(projected);
   const auto norms = [&](const at::Tensor& matrix) {
-    if (options_.scaling == Scaling::tensor) return at::norm(matrix);
-    return at::norm(matrix, 2, at::IntArrayRef({side_ == Side::input ? 1 : 0}), /*keepdim=*/true);
+    if (options_.scaling == Scaling::tensor) return at::scalar_tensor(std::sqrt(sum_of_squares(matrix)), matrix.options());
+    return at::sum(matrix.square(), at::IntArrayRef({side_ == Side::input ? 1 : 0}), /*keepdim=*/true, at::kDouble).sqrt_().to(at::kFloat);
   };
   const at::Tensor before = norms(projected).add_(kTiny);
   inner_->apply(direction, projected, 1.0, 0.0);
@@ -83,7 +90,7 @@ double ApolloRule::limited(double norm) {
 void ApolloRule::apply(at::Tensor& value, at::Tensor& gradient, double lr, double weight_decay) {
   gradient.mul_(factors(gradient));
   updates_.add_(1);
-  const double norm = at::norm(gradient).item<double>();
+  const double norm = std::sqrt(sum_of_squares(gradient));
   const double step = norm > 0.0 ? lr * options_.scale * inner_->bias_correction() * limited(norm) : 0.0;
   if (weight_decay != 0.0) value.mul_(1.0 - lr * weight_decay);
   value.sub_(gradient, step);

@@ -46,7 +46,7 @@ void BasicMethod::plan_trained(const LinearSpec& spec, const StorageOptions& sto
   if (stays_dense(storage)) return plan_dense(spec, plan);
   const std::int64_t numel = spec.in_features * spec.out_features;
   const std::int64_t stored = plan_stored(numel, storage.weights, plan);
-  plan.moments += moments_nbytes(spec, ParamRole::matrix, {spec.out_features, spec.in_features});
+  plan.moments += moments_nbytes(spec, ParamRole::matrix, {spec.out_features, spec.in_features}, /*sees_value=*/false);
   plan.add_gradient(4 * numel);
   plan.scratch = std::max(plan.scratch, 4 * numel * 2 + stored);   // the update, the decoded weight, and the next codes
 }
@@ -59,8 +59,10 @@ void BasicMethod::plan_factors(const LinearSpec& spec, std::int64_t rank, at::Sc
   plan.add_gradient(4 * numel);
 }
 
-std::int64_t BasicMethod::moments_nbytes(const LinearSpec& spec, ParamRole role, std::vector<std::int64_t> sizes) const {
-  return rule_nbytes({spec.name + (role == ParamRole::factor ? ".factor" : ".weight"), role, std::move(sizes), device_});
+std::int64_t BasicMethod::moments_nbytes(const LinearSpec& spec, ParamRole role, std::vector<std::int64_t> sizes, bool sees_value) const {
+  RuleSpec rule{spec.name + (role == ParamRole::factor ? ".factor" : ".weight"), role, std::move(sizes), device_};
+  rule.sees_value = sees_value;
+  return rule_nbytes(rule);
 }
 
 }  // namespace kumiko::lowrank

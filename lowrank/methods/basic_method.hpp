@@ -26,7 +26,7 @@ class BasicMethod : public Method {
   // Factors [rank, in] and [out, rank] of this layer, their moments and gradients.
   void plan_factors(const LinearSpec& spec, std::int64_t rank, at::ScalarType dtype, MemoryPlan& plan) const;
   // Bytes of the rule's state for a parameter of this layer.
-  std::int64_t moments_nbytes(const LinearSpec& spec, ParamRole role, std::vector<std::int64_t> sizes) const;
+  std::int64_t moments_nbytes(const LinearSpec& spec, ParamRole role, std::vector<std::int64_t> sizes, bool sees_value = true) const;
 
   const RuleFactory& rules_;
   at::ScalarType param_dtype_;

@@ -83,14 +83,15 @@ void GaloreMethod::plan(const ModelOptions& model, MemoryPlan& plan) const {
     const auto projected = Projector::factor_sizes(side, rank, spec.in_features, spec.out_features);
     plan_stored(numel, options_.storage.weights, plan);
     plan.basis += quant::QuantizedTensor::nbytes_for(basis, options_.storage.basis, at::kFloat);
-    plan.moments += moments_nbytes(spec, ParamRole::matrix, projected);
+    plan.moments += moments_nbytes(spec, ParamRole::matrix, projected, /*sees_value=*/false);
     plan.add_gradient(4 * c10::multiply_integers(projected));
     // W in fp32 while it is updated, and the update.
     const bool dense = !options_.storage.quantized() && param_dtype_ == at::kFloat;
     plan.scratch = std::max(plan.scratch, 4 * ((dense ? 0 : numel) + c10::multiply_integers(projected)));
     probed.push_back(spec);
   }
-  plan.sketches = std::max(plan.sketches, BasisProbe::nbytes_for(probed, rank, options_.basis));
+  // New bases wait beside the old ones until all layers are probed.
+  plan.sketches = std::max(plan.sketches, plan.basis + BasisProbe::nbytes_for(probed, rank, options_.basis));
 }
 
 StepPlan GaloreMethod::begin_step(std::int64_t step) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 
 #include <ATen/ATen.h>
 
@@ -23,6 +24,7 @@ void parse_refresh(const ConfigNode& node, LoqtOptions& options) {
     block.fail("kind", "is lazy, which compares bases of the gradient, and basis.solver is random; use kind: all or another solver");
   }
   if (options.refresh.kind == RefreshKind::bias) {
+    options.basis.looks_at_old = true;
     const BasisOptions& basis = options.basis;
     const bool looks_at_old = basis.solver == BasisSolver::svd || basis.solver == BasisSolver::eigh ||
                               (basis.solver == BasisSolver::range_finder && basis.warm_start && basis.power_iterations > 0);
@@ -92,7 +94,8 @@ std::unique_ptr<Linear> LoqtMethod::make_linear(const LinearSpec& spec, at::Tens
 
 void LoqtMethod::validate(const ModelOptions& model) const {
   const auto specs = model.linear_specs();
-  check_rank(options_.rank_limits ? options_.rank_limits->max : options_.rank, options_.targets, specs);
+  check_rank(options_.rank, options_.targets, specs);
+  if (options_.rank_limits) check_rank(options_.rank_limits->max, options_.targets, specs, "method.rank_allocation.max (by default twice the rank)");
   if (options_.stagger == 0) return;
   const auto layers = std::count_if(specs.begin(), specs.end(), [this](const LinearSpec& spec) { return options_.targets.has(spec); });
   const std::int64_t needed = (layers + options_.stagger - 1) / options_.stagger;
@@ -105,6 +108,8 @@ void LoqtMethod::validate(const ModelOptions& model) const {
 
 void LoqtMethod::plan(const ModelOptions& model, MemoryPlan& plan) const {
   const std::int64_t rank = options_.rank;
+  const std::int64_t most = options_.rank_limits ? options_.rank_limits->max : rank;
+  std::int64_t pending = 0;   // new bases, beside the old ones until all layers are probed
   std::vector<LinearSpec> probed;
   for (const auto& spec : model.linear_specs()) {
     const std::int64_t numel = spec.in_features * spec.out_features;
@@ -114,17 +119,19 @@ void LoqtMethod::plan(const ModelOptions& model, MemoryPlan& plan) const {
     }
     const Side side = default_side(spec.in_features, spec.out_features);
     const std::int64_t factor = rank * std::max(spec.in_features, spec.out_features);
-    const std::int64_t basis = rank * Projector::basis_rows(side, spec.in_features, spec.out_features);
+    const std::int64_t rows = Projector::basis_rows(side, spec.in_features, spec.out_features);
     plan_stored(numel, options_.storage.weights, plan);
-    plan.basis += quant::QuantizedTensor::nbytes_for(basis, options_.storage.basis, at::kFloat);
+    // With ranks by energy: at most, since the budget is in the factor's elements.
+    const std::int64_t basis = quant::QuantizedTensor::nbytes_for(most * rows, options_.storage.basis, at::kFloat);
+    plan.basis += basis;
+    pending += options_.rank_limits ? 4 * most * rows : basis;
     plan.factor += factor * static_cast<std::int64_t>(at::elementSize(options_.factor_dtype));
     plan.moments += moments_nbytes(spec, ParamRole::factor, Projector::factor_sizes(side, rank, spec.in_features, spec.out_features));
     plan.add_gradient(4 * factor);
     plan.scratch = std::max(plan.scratch, 4 * numel * 4);   // W, target, residual and a product while compensating
     probed.push_back(spec);
   }
-  plan.sketches =
-      std::max(plan.sketches, BasisProbe::nbytes_for(probed, options_.rank_limits ? options_.rank_limits->max : rank, options_.basis));
+  plan.sketches = std::max(plan.sketches, pending + BasisProbe::nbytes_for(probed, most, options_.basis));
 }
 
 StepPlan LoqtMethod::begin_step(std::int64_t step) {
@@ -140,7 +147,7 @@ StepPlan LoqtMethod::begin_step(std::int64_t step) {
     if (waiting_.empty()) return {};
   }
   // The first bases are found together: without one a layer has nothing to train.
-  const bool staggered = options_.stagger > 0 && step > 0;
+  const bool staggered = options_.stagger > 0 && layers_[waiting_.front()]->has_projector();
   const std::size_t count = staggered ? std::min(waiting_.size(), static_cast<std::size_t>(options_.stagger)) : waiting_.size();
   const auto end = waiting_.begin() + static_cast<std::ptrdiff_t>(count);
   const int passes = probe_.begin({waiting_.begin(), end});
@@ -176,6 +183,7 @@ LoqtMethod::Outcome LoqtMethod::merge_layer(std::size_t position, std::int64_t r
   }
   probe_.share({merges}, position, comm);
   outcome.merged = merges.item<std::int64_t>() != 0;
+  outcome.folded = outcome.merged && layer.has_projector();
   if (!outcome.merged) return outcome;
   const std::string& factor = layer.factor().name;
   if (merge) {
@@ -196,9 +204,14 @@ LoqtMethod::Outcome LoqtMethod::merge_layer(std::size_t position, std::int64_t r
   return outcome;
 }
 
-void LoqtMethod::end_probe(std::int64_t step, Optimizer& optimizer, dist::Communicator& comm, MethodReport& report) {
+void LoqtMethod::end_probe(std::int64_t /*step*/, Optimizer& optimizer, dist::Communicator& comm, MethodReport& report) {
   if (!probe_.finite()) {
     report.skipped = true;
+    // Layers of a staggered round, and those without a first basis, try again at the next step; others at the next merge.
+    for (std::size_t i = probe_.size(); i-- > 0;) {
+      const std::size_t index = probe_.index(i);
+      if (options_.stagger > 0 || !layers_[index]->has_projector()) waiting_.push_front(index);
+    }
     return;
   }
   const auto ranks = ranks_of_probe(comm);
@@ -207,9 +220,9 @@ void LoqtMethod::end_probe(std::int64_t step, Optimizer& optimizer, dist::Commun
   std::vector<Outcome> outcomes(probe_.size());
   for (std::size_t i = 0; i < probe_.size(); ++i) {
     if (!by_bias || 1.0 - old_shares[i] >= options_.refresh.bias) outcomes[i] = merge_layer(i, ranks[i], optimizer, comm);
-    report.merged = report.merged || (outcomes[i].merged && step > 0);
+    report.merged = report.merged || outcomes[i].folded;
   }
-  observe_similarities(outcomes, step, comm);
+  observe_similarities(outcomes, comm);
   report.resized = options_.rank_limits.has_value();
   fill_report(outcomes, comm, report);
   if (report.merged && comm.rank() == 0) warn_of_a_stall(report);
@@ -218,13 +231,13 @@ void LoqtMethod::end_probe(std::int64_t step, Optimizer& optimizer, dist::Commun
   if (waiting_.empty() && round_merged_) ++merges_;
 }
 
-void LoqtMethod::observe_similarities(const std::vector<Outcome>& outcomes, std::int64_t step, dist::Communicator& comm) {
-  if (options_.refresh.kind != RefreshKind::lazy || step == 0) return;
+void LoqtMethod::observe_similarities(const std::vector<Outcome>& outcomes, dist::Communicator& comm) {
+  if (options_.refresh.kind != RefreshKind::lazy) return;
   std::vector<double> similarities;
   for (const Outcome& outcome : outcomes) similarities.push_back(outcome.similarity);
   similarities = gathered(similarities, comm);
   for (std::size_t i = 0; i < outcomes.size(); ++i) {
-    if (outcomes[i].merged) refreshes_[probe_.index(i)].observe(similarities[i]);
+    if (outcomes[i].folded) refreshes_[probe_.index(i)].observe(similarities[i]);
   }
 }
 
@@ -238,7 +251,15 @@ void LoqtMethod::fill_report(const std::vector<Outcome>& outcomes, dist::Communi
   errors = gathered(errors, comm);
   retained = gathered(retained, comm);
   is_retained = gathered(is_retained, comm);
-  const auto energies = probe_.captured_energies(comm);
+  auto energies = probe_.captured_energies(comm);
+  if (options_.rank_limits) {   // the probe sought more directions than were kept
+    const auto spectra = probe_.spectra(comm);
+    for (std::size_t i = 0; i < outcomes.size(); ++i) {
+      const auto first = spectra[i].energies.begin();
+      const double kept = std::accumulate(first, first + layers_[probe_.index(i)]->rank(), 0.0);
+      energies[i] = spectra[i].total > 0.0 ? kept / spectra[i].total : 0.0;
+    }
+  }
   std::vector<double> merged_errors;
   for (std::size_t i = 0; i < outcomes.size(); ++i) {
     const LoqtLinear& layer = *layers_[probe_.index(i)];

@@ -57,13 +57,14 @@ class LoqtMethod final : public BasicMethod {
  private:
   struct Outcome {
     bool merged = false;
+    bool folded = false;       // a factor that was trained; not the first basis
     MergeResult result;        // on the rank that owns the layer
     double similarity = 0.0;   // likewise: of the old basis and the new one; 0 without an old one
   };
   Outcome merge_layer(std::size_t position, std::int64_t rank, Optimizer& optimizer, dist::Communicator& comm);
   std::optional<std::uint64_t> rounding_seed(const LoqtLinear& layer) const;
   std::vector<std::int64_t> ranks_of_probe(dist::Communicator& comm) const;
-  void observe_similarities(const std::vector<Outcome>& outcomes, std::int64_t step, dist::Communicator& comm);
+  void observe_similarities(const std::vector<Outcome>& outcomes, dist::Communicator& comm);
   void fill_report(const std::vector<Outcome>& outcomes, dist::Communicator& comm, MethodReport& report) const;
   void warn_of_a_stall(const MethodReport& report) const;
 

@@ -9,18 +9,24 @@
 
 #include "framework/core/config.hpp"
 #include "framework/core/error.hpp"
+#include "framework/core/log.hpp"
 #include "framework/core/rng.hpp"
 
 namespace kumiko::lowrank {
 namespace {
 
-// The fewest steps from a restart to the next or to the end of the run.
+// A restart that leaves no step at the full learning rate is not due.
+MergeSchedule trainable(const MergeSchedule& schedule, std::int64_t warmup_steps, std::int64_t total_steps) {
+  std::vector<std::int64_t> steps = schedule.steps();
+  while (!steps.empty() && steps.back() > 0 && total_steps - steps.back() <= warmup_steps) steps.pop_back();
+  return MergeSchedule::at_steps(std::move(steps), total_steps, ScheduleEnd::open);
+}
+
+// The fewest steps from one restart to the next.
 std::int64_t shortest_gap(const MergeSchedule& schedule, std::int64_t total_steps) {
   std::int64_t shortest = total_steps;
-  for (const std::int64_t step : schedule.steps()) {
-    const std::int64_t next = schedule.next_after(step);
-    if (step > 0) shortest = std::min(shortest, (next < 0 ? total_steps : next) - step);
-  }
+  const auto& steps = schedule.steps();
+  for (std::size_t i = 2; i < steps.size(); ++i) shortest = std::min(shortest, steps[i] - steps[i - 1]);
   return shortest;
 }
 
@@ -46,13 +52,18 @@ ReloraOptions ReloraOptions::parse(const ConfigNode& node, std::int64_t hidden_s
       {{"reset", RestartMoments::reset}, {"magnitude", RestartMoments::magnitude}, {"random", RestartMoments::random}}};
   const auto lora = LoraOptions::parse(node, {.weights = "none", .has_basis = false}, hidden_size);
   const auto schedule =
-      MergeSchedule::parse(node.child("schedule"), total_steps, {.kind = ScheduleKind::fixed, .tau = 5000});
+      MergeSchedule::parse(node.child("schedule"), total_steps, {.kind = ScheduleKind::fixed, .tau = 5000, .end = ScheduleEnd::open});
   ReloraOptions options{lora, schedule};
   options.restart_warmup_steps = node.integer("restart_warmup_steps", options.restart_warmup_steps, {0, 1 << 30});
-  const std::int64_t gap = shortest_gap(schedule, total_steps);
-  if (schedule.steps().size() > 1 && options.restart_warmup_steps >= gap) {
+  options.schedule = trainable(schedule, options.restart_warmup_steps, total_steps);
+  const std::int64_t gap = shortest_gap(options.schedule, total_steps);
+  if (options.schedule.steps().size() > 2 && options.restart_warmup_steps >= gap) {
     node.fail("restart_warmup_steps", concat("found ", options.restart_warmup_steps, ", needed fewer than the ", gap,
-                                             " steps that follow a restart, or the learning rate never rises to its full height"));
+                                             " steps from a restart to the next, or the learning rate never rises to its full height"));
+  }
+  if (options.schedule.steps().size() < 2) {
+    log::warning(concat("method.schedule: no restart that ", options.restart_warmup_steps, " steps of warm-up and more could follow falls within the ",
+                        total_steps, " steps of the run, which makes it LoRA"));
   }
   const ConfigNode moments = node.child("moments");
   options.moments = moments.choice("kind", options.moments, kKinds);

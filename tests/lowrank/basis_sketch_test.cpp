@@ -54,7 +54,9 @@ TEST(OldEnergy, IsWhatTheOldBasisHoldsOfTheGradient) {
     const at::Tensor old = orthonormal_columns(side == Side::input ? 40 : 24, 6, 11) * 0.5;   // any length: only its space counts
     const double expected = energy(g, old * 2.0, side) * g.square().sum().item<double>();
     for (const char* solver : {"{solver: svd}", "{solver: eigh}", "{solver: range_finder}"}) {
-      const auto options = BasisOptions::parse(ConfigNode::parse_text(solver, "test"));
+      auto options = BasisOptions::parse(ConfigNode::parse_text(solver, "test"));
+      EXPECT_FALSE(fit(batch_of(g), side, 8, options, old).old_energy.has_value()) << solver;
+      options.looks_at_old = true;
       const FittedBasis fitted = fit(batch_of(g), side, 8, options, old, 3);
       ASSERT_TRUE(fitted.old_energy.has_value()) << solver;
       EXPECT_NEAR(*fitted.old_energy, expected, 1e-5 * expected) << solver;

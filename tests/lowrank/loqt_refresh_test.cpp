@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // LoQT beyond the paper: which layers a refresh takes, when, with which rank, and what a merge keeps.
+#include <limits>
 #include <set>
 
 #include <gmock/gmock.h>
@@ -119,6 +120,40 @@ TEST(Staggered, ResumesInTheMiddleOfARound) {
   expect_resumable(loqt("{rank: 8, schedule: {kind: static, tau: 6}, refresh: {stagger: 4}}"), 6, 11, 14);
 }
 
+// Makes what the probe of step `poisoned` collects non-finite.
+void poison(Rig& rig, std::int64_t poisoned) {
+  rig.model.after_backward = [&rig, poisoned](BackwardMode mode) {
+    if (mode != BackwardMode::probe || rig.trainer.next_step() != poisoned) return;
+    for (auto& sum : rig.run.method->accumulators()) sum.fill_(std::numeric_limits<double>::quiet_NaN());
+  };
+}
+
+TEST(SkippedProbe, IsMadeUpForAtTheNextStepWhereALayerHasNoBasis) {
+  Rig rig(loqt("{rank: 8, schedule: {kind: static, tau: 20}}"));
+  poison(rig, 0);
+  const auto reports = rig.steps(3);
+  EXPECT_TRUE(reports[0].method.skipped);
+  EXPECT_TRUE(reports[1].probe);
+  EXPECT_FALSE(reports[1].method.merged);   // a first basis folds nothing
+  EXPECT_EQ(reports[1].method.layers.size(), kLayers);
+  EXPECT_FALSE(reports[2].probe);
+  EXPECT_EQ(rig.run.method->merges(), 0);
+}
+
+TEST(SkippedProbe, LeavesItsLayersInTheRound) {
+  Rig rig(loqt("{rank: 8, schedule: {kind: static, tau: 10}, refresh: {stagger: 5}}"));
+  poison(rig, 11);
+  std::multiset<std::string> merged;
+  for (const auto& report : rig.steps(16)) {
+    EXPECT_EQ(report.method.skipped, report.step == 11);
+    EXPECT_FALSE(report.skipped);   // the update of that step is taken
+    if (!report.method.merged) continue;
+    for (const auto& layer : report.method.layers) merged.insert(layer.name);
+  }
+  EXPECT_EQ(merged.size(), kLayers);
+  EXPECT_EQ(rig.run.method->merges(), 1);
+}
+
 TEST(MinRetainedUpdate, LeavesALayerToTheNextMergeAndItsFactorTraining) {
   Rig rig(loqt("{rank: 8, compensation_iterations: 0, min_retained_update: 1.0, schedule: {kind: static, tau: 5}, "
                "quantization: {block_size: 4096}}"));
@@ -207,6 +242,26 @@ TEST(RankAllocation, ResumesWithTheRanksThatStand) {
   for (const char* moments : {"rotate", "reset"}) {
     expect_resumable(loqt(concat("{moments: ", moments, ", ", std::string(kEnergy).substr(1))), 5, 9, 14);
   }
+}
+
+// The gradient of the first step is the same whatever the ranks.
+TEST(RankAllocation, ReportsTheEnergyOfTheDirectionsItKept) {
+  const std::string rest = "rank: 6, basis: {solver: svd}, schedule: {kind: static, tau: 6}";
+  Rig fixed(loqt("{" + rest + "}")), divided(loqt("{" + rest + ", rank_allocation: {kind: energy, min: 2, max: 12}}"));
+  const auto expected = fixed.trainer.step().method.layers;
+  const auto layers = divided.trainer.step().method.layers;
+  ASSERT_EQ(layers.size(), expected.size());
+  std::size_t fewer = 0;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const double change = *layers[i].captured_energy - *expected[i].captured_energy;
+    if (*layers[i].rank == 6) {
+      EXPECT_NEAR(change, 0.0, 1e-6) << layers[i].name;
+    } else {
+      EXPECT_EQ(change < 0.0, *layers[i].rank < 6) << layers[i].name;
+    }
+    fewer += *layers[i].rank < 6 ? 1U : 0U;
+  }
+  EXPECT_GT(fewer, 0U);
 }
 
 // What ranks compute together is what one rank computes alone, up to a code that a merge flips.

@@ -212,7 +212,12 @@ TEST(Relora, TellsTheShareOfEachUpdateThatTheRequantizedWeightKept) {
 
 TEST(ReloraRecipe, HasTheDefaultsOfThePaper) {
   const auto options = ReloraOptions::parse(ConfigNode::parse_text("{}", "r.yaml"), 512, 20000);
-  EXPECT_EQ(options.schedule.steps(), (std::vector<std::int64_t>{0, 5000, 10000}));   // not where no full gap follows
+  EXPECT_EQ(options.schedule.steps(), (std::vector<std::int64_t>{0, 5000, 10000, 15000}));
+  // A restart is due as long as steps at the full rate follow: the smallest of the published runs has one.
+  const auto due = [](std::int64_t total) { return ReloraOptions::parse(ConfigNode::parse_text("{}", "r.yaml"), 512, total).schedule.steps(); };
+  EXPECT_EQ(due(10000), (std::vector<std::int64_t>{0, 5000}));
+  EXPECT_EQ(due(5051), (std::vector<std::int64_t>{0, 5000}));
+  EXPECT_EQ(due(5050), (std::vector<std::int64_t>{0}));
   EXPECT_EQ(options.restart_warmup_steps, 50);
   EXPECT_EQ(options.moments, RestartMoments::magnitude);
   EXPECT_EQ(options.pruned, 0.99);
@@ -227,8 +232,8 @@ TEST(ReloraRecipe, RefusesEachBadKey) {
   expect("{rank: 17}", {"method.rank 17", "at most 16"});
   expect("{alpha: -1}", {"alpha", "-1"});
   expect("{restart_warmup_steps: -1}", {"restart_warmup_steps", "-1"});
-  expect("{schedule: {kind: static, tau: 50}, restart_warmup_steps: 50}", {"restart_warmup_steps", "found 50", "50 steps that follow"});
-  expect("{schedule: {kind: at_steps, steps: [100, 990]}}", {"restart_warmup_steps", "10 steps that follow"});
+  expect("{schedule: {kind: static, tau: 50}, restart_warmup_steps: 50}", {"restart_warmup_steps", "found 50", "50 steps from a restart to the next"});
+  expect("{schedule: {kind: at_steps, steps: [100, 110]}}", {"restart_warmup_steps", "10 steps from"});
   expect("{schedule: {kind: daily}}", {"schedule.kind", "daily", "static"});
   expect("{moments: {kind: forget}}", {"moments.kind", "forget", "magnitude"});
   expect("{moments: {pruned: 1.5}}", {"moments.pruned", "1.5"});

@@ -9,6 +9,7 @@
 
 #include "dist/thread_group.hpp"
 #include "framework/core/error.hpp"
+#include "framework/model/adamw.hpp"
 #include "framework/train/memory_plan.hpp"
 #include "tests/train/trainer_rig.hpp"
 
@@ -117,6 +118,24 @@ TEST(LayerUpdates, LeaveEverythingBehindANonFiniteGradientAlone) {
   EXPECT_TRUE(report.skipped);
   auto after = rig.state();
   for (const auto& [name, value] : before.tensors) EXPECT_TRUE(test::same_bits(after.tensors.at(name), value)) << name;
+}
+
+TEST(LayerUpdates, MoveWhatCameBeforeANonFiniteGradientAndNothingBehindIt) {
+  std::vector<Parameter> parameters;
+  for (const char* name : {"first", "bad", "last"}) parameters.push_back({name, ParamRole::matrix, at::ones({3}), {}});
+  const AdamWFactory rules(ConfigNode::parse_text("{}", "test"));
+  Optimizer optimizer({}, {&parameters[0], &parameters[1], &parameters[2]}, rules);
+  const auto comm = dist::make_solo();
+  LayerUpdates updates(optimizer, *comm, dist::Wire::fp32, 0.1, /*owns_gradients=*/true);
+  for (Parameter& p : parameters) {
+    updates.open(p);
+    p.grad.add_(p.name == "bad" ? std::numeric_limits<double>::quiet_NaN() : 1.0);
+    updates.close(p);
+  }
+  EXPECT_EQ(updates.first_non_finite(), "bad");
+  EXPECT_LT(parameters[0].value[0].item<float>(), 1.0F);
+  EXPECT_TRUE(at::equal(parameters[1].value, at::ones({3})));
+  EXPECT_TRUE(at::equal(parameters[2].value, at::ones({3})));
 }
 
 TEST(LayerUpdates, RunIntoTheGuardOfDivergence) {

@@ -295,7 +295,7 @@ void train_on(dist::Communicator& comm, Recipe recipe, const TrainFlags& flags) 
   if (!record) return;
   outcome.state_bytes = held_state_bytes(model, optimizer);
   outcome.full_rank_bytes = full_rank_state_bytes(options.model, options.train.param_dtype);
-  const MemoryPlan plan = plan_memory(options.model, *assembly.method, options.train, micro_batch, options.data.sequence_length);
+  const MemoryPlan plan = plan_memory(options.model, *assembly.method, options.train, micro_batch, options.data.sequence_length, comm.size());
   outcome.plan_bytes = plan.total();
   outcome.paper_bytes = paper_bytes(options, plan);
   outcome.parameters = options.model.total_parameters();
