@@ -51,11 +51,15 @@ TEST(ColumnNorm, FollowsThePublishedAlgorithm) {
   for (std::int64_t i = 0; i < rows * columns; ++i) EXPECT_NEAR(value.data_ptr<float>()[i], p[i], 2e-6);
 }
 
-TEST(ColumnNormFactory, KeepsMomentumForTheHeadAloneAndMovesVectorsByAdam) {
+TEST(ColumnNormFactory, KeepsMomentumForTheLastLayerAloneAndMovesVectorsByAdam) {
   const ColumnNormFactory rules(ConfigNode::parse_text("{}", "r.yaml"));
   EXPECT_EQ(rules.rule_nbytes({"w", ParamRole::matrix, {4, 8}}), 0);
   EXPECT_EQ(rules.rule_nbytes({"embedding", ParamRole::embedding, {4, 8}}), 0);
-  EXPECT_EQ(rules.rule_nbytes({"head", ParamRole::head, {4, 8}}), 4 * 32);
+  RuleSpec last{"head", ParamRole::head, {4, 8}};
+  last.is_last_layer = true;
+  EXPECT_EQ(rules.rule_nbytes(last), 4 * 32);
+  last.role = ParamRole::embedding;   // tied to it
+  EXPECT_EQ(rules.rule_nbytes(last), 4 * 32);
   EXPECT_EQ(rules.rule_nbytes({"norm", ParamRole::norm, {8}}), 4 * 17);
   EXPECT_TRUE(rules.make_rule({"w", ParamRole::matrix, {4, 8}})->state_tensors().empty());
 }
