@@ -6,6 +6,7 @@ measured, relative to the norm of each tensor. The weights start wide (init_std 
 """
 import sys
 
+from support.compare import finite
 from support.llama import backward, make_llama
 from support.trace import Workspace
 
@@ -39,7 +40,7 @@ def largest_difference(space, changes, assumed):
     assert set(found) == set(wanted), set(found) ^ set(wanted)
     for name, grad in wanted.items():
         result[name] = distance(found[name], grad)
-    return max((value, name) for name, value in result.items())
+    return max((finite(value, name), name) for name, value in result.items())
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ import sys
 
 import apollo_reference
 import galore_reference
+from support.compare import finite
 from support.llama import role
 from support.trace import Workspace
 
@@ -38,7 +39,7 @@ class Rounding:
 
     def add(self, before, after, exact, block):
         error, level = (after - exact).double(), levels(after, block).double()
-        self.largest = max(self.largest, (error.abs() / level).max().item())
+        self.largest = max(self.largest, finite((error.abs() / level).max().item(), "distance in levels"))
         scaled, step = error / level, (exact - before).double()
         self.errors += scaled.sum().item()
         self.squares += scaled.square().sum().item()
@@ -49,6 +50,8 @@ class Rounding:
 
     def fails(self):
         found = []
+        for sum_ in (self.errors, self.squares, self.along, self.along_squares, self.step_squares):
+            finite(sum_, "sum of rounding errors")
         if self.largest > 1.001:
             found.append("more than a level off")
         if self.dense > ALLOWED_DENSE:
@@ -72,19 +75,22 @@ def rounding_of(trace, steps, block):
         for name, exact in steps.weights[step].items():
             if role(name) == "matrices":
                 result.add(before[name], after[name], exact, block)
-            elif (exact - before[name]).norm() > 0:
-                result.dense = max(result.dense, ((after[name] - exact).norm() / (exact - before[name]).norm()).item())
+            elif finite((exact - before[name]).norm().item(), f"movement of {name}, step {step},") > 0:
+                share = ((after[name] - exact).norm() / (exact - before[name]).norm()).item()
+                result.dense = max(result.dense, finite(share, f"{name}, step {step}"))
     return result
 
 
 def check(space, title, recipe, oracle, block, broken, *arguments):
-    trace = space.trace(recipe, *arguments, steps=STEPS)
+    run = space.begin(recipe, *arguments, steps=STEPS)
+    others = space.begin_each(recipe, broken, *arguments, steps=STEPS)
+    trace = run.result()
     found = rounding_of(trace, oracle(trace), block)
     fails = found.fails()
     print(f"{title}: {found}{'  ' + ', '.join(fails) if fails else ''}", flush=True)
     good = not fails
-    for change in broken:
-        other = space.trace(recipe, *arguments, change, steps=STEPS)
+    for change, run in others:
+        other = run.result()
         noticed = rounding_of(other, oracle(other), block).fails()
         print(f"  {change}: {', '.join(noticed) or 'NOT NOTICED'}", flush=True)
         good &= bool(noticed)

@@ -77,15 +77,17 @@ def oracle(trace):
 def main() -> int:
     space = Workspace(sys.argv[1])
     recipe = {"method": METHOD, "optimizer": galore_reference.OPTIMIZER}
-    trace = space.trace(recipe)
-    steps, refreshes = oracle(trace)
+    run = space.begin(recipe)
+    broken = space.begin(recipe, "method.scale=0.26", steps=30)
+    others = space.begin_each(recipe, ("method.refresh.similarity=0.5", "method.refresh.window=3"))
+    steps, refreshes = oracle(trace := run.result())
     print(f"refreshes of each layer: {refreshes}")
     good = len(set(refreshes)) > 1   # some layers were lazier than others
     good &= check("60 steps of Q-GaLore", compare(trace, steps), galore_reference.ALLOWED)
-    good &= check_noticed("method.scale=0.26", compare(space.trace(recipe, "method.scale=0.26"), steps), galore_reference.ALLOWED)
-    for change in ("method.refresh.similarity=0.5", "method.refresh.window=3"):
+    good &= check_noticed("method.scale=0.26", compare(broken.result(), steps), galore_reference.ALLOWED)
+    for change, run in others:
         try:
-            oracle(space.trace(recipe, change))
+            oracle(run.result())
             good = False
             print(f"  {change}: NOT NOTICED")
         except AssertionError as found:

@@ -1,6 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two runs from one state, step by step."""
+import math
 from dataclasses import dataclass, field
+
+
+def finite(value, what):
+    """`value`; every comparison with NaN is false, and max() may drop it."""
+    assert math.isfinite(value), f"{what} is {value}"
+    return value
 
 
 @dataclass
@@ -21,30 +28,34 @@ class Apart:
 class Steps:
     """The oracle's run: `losses` by step, and `weights` after each step by transformers' names.
 
-    `starts`: the weights that a step began with, where they were the trace's; movement counts from there.
+    `teacher`: the trace whose weights each step began with, if any; movement counts from there. Only that trace can be compared:
+    what another has drifted in all its steps would count as the difference of one.
     """
     start: dict
+    teacher: object = None
     losses: dict = field(default_factory=dict)
     weights: dict = field(default_factory=dict)
-    starts: dict = field(default_factory=dict)
 
 
 def compare(trace, oracle):
     """Of every step of the trace; the oracle may have taken more."""
+    assert oracle.teacher in (None, trace), "the oracle began its steps with another trace's weights"
     result = Apart()
     for step in trace.steps:
         loss = oracle.losses[step]
         ours = trace.report(step)["loss"]
-        result.loss = max(result.loss, abs(ours - loss) / abs(loss))
+        result.loss = max(result.loss, finite(abs(ours - loss) / abs(loss), f"difference of the losses {ours} and {loss}, step {step},"))
         found = trace.state(step + 1).weights()
-        theirs, start = oracle.weights[step], oracle.starts.get(step, oracle.start)
+        theirs, start = oracle.weights[step], trace.state(step).weights() if oracle.teacher else oracle.start
         assert set(found) == set(theirs), set(found) ^ set(theirs)
         for name, wanted in theirs.items():
-            moved = (wanted - start[name]).norm().item()
-            apart = (found[name] - wanted).norm().item()
-            share = apart / moved if moved > 1e-7 * wanted.norm().item() else (0.0 if apart == 0.0 else float("inf"))
-            if share > result.weights:
-                result.weights, result.where = share, f"{name}, step {step}"
+            where = f"{name}, step {step}"
+            moved = finite((wanted - start[name]).norm().item(), f"movement of {where},")
+            apart = finite((found[name] - wanted).norm().item(), f"distance of {where},")
+            if moved <= 1e-7 * wanted.norm().item():
+                assert apart == 0.0, f"{where} moved by {apart}, the oracle's did not"
+            elif apart / moved > result.weights:
+                result.weights, result.where = finite(apart / moved, f"share of {where},"), where
     return result
 
 

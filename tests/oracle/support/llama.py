@@ -72,11 +72,10 @@ def snapshot(model):
 
 def run(trace, model, optimizer, before_step=None, after_step=None, weights=snapshot, teacher=False):
     """Takes the trace's steps, all of them updates, at the trace's learning rates. With `teacher` each begins with the trace's weights."""
-    result = Steps(weights(model))
+    result = Steps(weights(model), trace if teacher else None)
     for step in trace.steps:
         if teacher:
-            result.starts[step] = trace.state(step).weights()
-            load_weights(model, result.starts[step])
+            load_weights(model, trace.state(step).weights())
         for group in optimizer.param_groups:
             group["lr"] = trace.report(step)["lr"] * group.get("factor", 1.0)
         optimizer.zero_grad()

@@ -5,6 +5,7 @@ import json
 import random
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
@@ -117,6 +118,7 @@ class Workspace:
         self.holder = tempfile.TemporaryDirectory()
         self.folder = Path(self.holder.name)
         self.runs = 0
+        self.pool = ThreadPoolExecutor(2)
         (self.folder / "corpus").mkdir()
         draw = random.Random(11)
         nouns = ["cedar", "cypress", "panel", "lattice", "joint", "chisel", "plane", "saw", "hinoki", "frame"]
@@ -129,8 +131,21 @@ class Workspace:
 
     def trace(self, recipe, *overrides, steps=60, start=None):
         """Takes `steps` steps of RECIPE changed by `recipe` and then by overrides "a.b=value", from the State `start` or the first."""
+        return self.begin(recipe, *overrides, steps=steps, start=start).result()
+
+    def begin(self, recipe, *overrides, steps=60, start=None):
+        """Like trace, but returns its future: what runs while other work is done takes no time of its own."""
         self.runs += 1
-        name = f"trace{self.runs}"
+        run = self.pool.submit(self._take, f"trace{self.runs}", recipe, overrides, steps, start)
+        if self.runs == 1:
+            run.exception()   # it makes the shards that the others read
+        return run
+
+    def begin_each(self, recipe, changes, *overrides, steps=60):
+        """[(change, future of the run with it)]"""
+        return [(change, self.begin(recipe, *overrides, change, steps=steps)) for change in changes]
+
+    def _take(self, name, recipe, overrides, steps, start):
         (self.folder / f"{name}.yaml").write_text(json.dumps(merge(RECIPE, recipe), indent=1))
         command = [self.program, f"{name}.yaml", name, str(steps)]
         if start is not None:
