@@ -145,6 +145,51 @@ TEST_F(Sweeps, StopAsAskedAndGoOn) {
   EXPECT_EQ(space.table()["full"]["note"], "1 to go");
 }
 
+TEST_F(Sweeps, LeaveARunThatWasStoppedAloneToTheNextCommand) {
+  const SweepSpace space("variants: {full: {method: {name: full}, train.steps: 3000}}\nseeds: [1]\n");
+  Process process({kBinary, "ablate", "sweep.yaml"}, space.path(), space / "stop.log");
+  const auto run = space / "out/runs/full/fixed/seed-1";
+  for (int i = 0; i < 1500 && !std::filesystem::exists(run / "train.log"); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  process.signal(SIGUSR1);  // before the run can handle it
+  for (int i = 0; i < 1000 && read_text(run / "train.log").find("step ") == std::string::npos; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  write_text(run / "stop", "");
+  const Finished result = process.wait();
+  EXPECT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_THAT(result.output, AllOf(HasSubstr("runs finished: 0 of 1"), HasSubstr("the same command goes on")));
+  EXPECT_EQ(space.table()["full"]["note"], "1 to go");
+}
+
+TEST_F(Sweeps, TakeARunWithAStaleOrMissingSummaryForWhatItsCheckpointSays) {
+  const SweepSpace space("variants: {full: {method: {name: full}}}\nseeds: [1]\n");
+  ASSERT_EQ(space.ablate().exit_code, 0);
+  const std::string run = "out/runs/full/fixed/seed-1";
+  write_text(space / (run + "/summary.json"), "{\"steps\": 7, \"complete\": false}");
+  const Finished again = space.ablate();
+  EXPECT_THAT(again.output, HasSubstr("runs finished: 1 of 1"));
+  EXPECT_EQ(space.table()["full"]["runs_finished"], "1");
+
+  auto summary = nlohmann::json::parse(read_text(space / (run + "/summary.json")));
+  EXPECT_EQ(summary["steps"], 24);
+  EXPECT_GT(summary["train_digest"].get<std::string>().size(), 60U);
+  summary["validation_perplexity"] = nullptr;
+  write_text(space / (run + "/summary.json"), summary.dump());
+  expect_refusal(space.ablate(), 7, {"full/fixed/seed-1", "not finite"});
+  EXPECT_EQ(space.table()["full"]["note"], "1 of 1 runs diverged");
+}
+
+TEST_F(Sweeps, AreRefusedWhereSplitsShareShards) {
+  const SweepSpace space("variants: {full: {method: {name: full}, lr_sweep: {optimizer.lr: [0.002, 0.01]}}}\nseeds: [1]\n");
+  ASSERT_EQ(space.ablate({"train.steps=1", "lr_schedule.warmup_steps=0"}).exit_code, 0);
+  expect_refusal(space.ablate({"selection=shards/val-*.h5", "output_dir=other"}), 2,
+                 {"data.validation and the selection shards share tokens", "val-00000.h5", "one file"});
+  std::filesystem::copy_file(space / "shards/train-00000.h5", space / "copy.h5");
+  expect_refusal(space.ablate({"data.validation=copy.h5", "output_dir=other"}), 2,
+                 {"data.train and data.validation share tokens", "copy.h5", "hold the same"});
+  EXPECT_FALSE(std::filesystem::exists(space / "other"));
+}
+
 TEST_F(Sweeps, ThatAreWrongAreRefusedBeforeAnythingStarts) {
   struct Slip {
     const char* sweep;
@@ -167,6 +212,7 @@ TEST_F(Sweeps, ThatAreWrongAreRefusedBeforeAnythingStarts) {
        {"data.prepare.selection=0"},
        {"no shards to choose on", "data.prepare.selection"}},
       {"variants: {a: {}}\n", {"train.stepps=3"}, {"override 'train.stepps=3': train.stepps: unknown key"}},
+      {"variants: {a: {lr_schedule.kind: plateau}}\n", {}, {"sweep.yaml:8:", "plateau", "lr_sweep"}},
       {"variants: {a: {}}\n", {"-j", "0"}, {"jobs"}},
       {"variants: {a: {data.train: 'none/train-*.h5', data.prepare: null}}\n",
        {},
@@ -225,20 +271,21 @@ TEST_F(Sweeps, MayGrowButNotChange) {
   for (const auto& [file, bytes] : before) EXPECT_EQ(read_text(space / ("out/runs/" + file)), bytes) << file;
 }
 
-TEST_F(Sweeps, OnAFullDiskKeepFinishedRunsAndGoOnWhenItHasGrown) {
+TEST_F(Sweeps, OnAFullDiskCountNoRunWithoutItsLastCheckpointAndGoOnWhenItHasGrown) {
   const SweepSpace space("variants: {full: {method: {name: full}}, loqt: {}}\nseeds: [1]\n");
   Mounted disk(space / "out");
   if (!disk.mount("size=5m")) GTEST_SKIP() << "mounting needs root";
   const Finished result = space.ablate();
   EXPECT_THAT(result.exit_code, ::testing::AnyOf(2, 4)) << result.output;
   EXPECT_THAT(result.output, AllOf(HasSubstr("make room"), Not(HasSubstr("internal error"))));
-  ASSERT_TRUE(std::filesystem::exists(space / "out/runs/full/fixed/seed-1/summary.json"));
-  const std::string first = run_log(space, "full/fixed/seed-1");
+  EXPECT_THAT(run_log(space, "full/fixed/seed-1"), HasSubstr("run ended without its last checkpoint"));
+  EXPECT_THAT(result.output, Not(HasSubstr("full/fixed/seed-1: finished")));
 
   ASSERT_TRUE(disk.grow("size=64m"));
   const Finished again = space.ablate();
   EXPECT_EQ(again.exit_code, 0) << again.output;
-  EXPECT_EQ(run_log(space, "full/fixed/seed-1"), first);
+  EXPECT_THAT(run_log(space, "full/fixed/seed-1"), HasSubstr("resumed at step 14"));
+  EXPECT_EQ(space.table()["full"]["runs_finished"], "1");
   EXPECT_EQ(space.table()["loqt"]["runs_finished"], "1");
 }
 

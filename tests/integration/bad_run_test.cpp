@@ -133,6 +133,7 @@ TEST_F(FullDisk, ThatIsRealKeepsWhatFittedAndGoesOnWhenItHasGrown) {
   train_whole();
   const Finished result = work_.kumiko({"train", "recipe.yaml", "output_dir=disk/run"});
   expect_refusal(result, 4, {"last checkpoint could not be saved", "disk/run/checkpoints", "are free", "make room", "same command again"});
+  EXPECT_THAT(read_text(work_ / "disk/run/summary.json"), HasSubstr("\"complete\": false"));
   const auto warnings = lines_with(result.output, "warning: cannot save the checkpoint of step 21");
   ASSERT_EQ(warnings.size(), 1u) << result.output;
   EXPECT_THAT(warnings.front(), HasSubstr("training goes on and the checkpoints before it stay"));

@@ -5,7 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/support/files.hpp"
+#include "tests/support/temp_folder.hpp"
 #include "tools/ablate/chart.hpp"
+#include "tools/ablate/describe.hpp"
 #include "tools/ablate/report.hpp"
 
 namespace kumiko::tools {
@@ -67,6 +70,41 @@ TEST(Rows, TakeALaterEvaluationForTheResult) {
   const Row row = make_rows(report)[1];
   EXPECT_DOUBLE_EQ(row.ppl.mean, 30.0);
   EXPECT_DOUBLE_EQ(row.published.mean, 29.0);
+}
+
+TEST(Remarks, NameWhatWasMeasuredOrTrainedOnOtherTokens) {
+  Report report = two_variants();
+  for (VariantReport& variant : report.variants) {
+    variant.measured_on = "val.h5";
+    for (RunResult& one : variant.runs) one.train_digest = one.validation_digest = "a";
+  }
+  EXPECT_THAT(fairness_remarks(report, {}), ::testing::IsEmpty());
+  report.variants[1].runs[0].train_digest = "b";
+  EXPECT_THAT(fairness_remarks(report, {}), ElementsAre(HasSubstr("training shards were made anew")));
+  report.variants[1].runs[0] = report.variants[1].runs[1];
+  report.variants[1].runs[0].evaluated = Perplexity{3, 3};
+  report.variants[1].runs[0].evaluated_digest = "c";
+  EXPECT_THAT(fairness_remarks(report, {}), ElementsAre(HasSubstr("validation shards were made anew")));
+  report.variants[1].runs.clear();
+  report.variants[1].measured_on = "other.h5";
+  report.variants[1].recipe += "data:\n  batching: packed\n";
+  EXPECT_THAT(fairness_remarks(report, {}),
+              ElementsAre(HasSubstr("differs from full in data.batching"), HasSubstr("val.h5, other.h5")));
+}
+
+TEST(Results, CountOnlyWhatIsKeptAndOfTheLastStep) {
+  const test::TempFolder folder;
+  test::write_text(folder / "summary.json", R"({"complete": true, "validation_perplexity": 3.5})");
+  EXPECT_TRUE(read_run(folder.path()).finished);
+  write_failure(folder.path(), {4, "no room", "log"});
+  EXPECT_FALSE(read_run(folder.path()).finished);
+  EXPECT_FALSE(read_run(folder.path()).own);
+
+  const std::string said = "step: 12\nvalidation digest: ab\nvalidation perplexity: 3.5\nppl_published_convention: 3.25\n";
+  EXPECT_EQ(parse_evaluation(said, 12)->digest, "ab");
+  EXPECT_EQ(parse_evaluation(said, 12)->perplexity.ppl, 3.5);
+  EXPECT_FALSE(parse_evaluation(said, 13)) << "an older checkpoint";
+  EXPECT_FALSE(parse_evaluation("step: 12\nvalidation perplexity: inf\nppl_published_convention: inf\n", 12));
 }
 
 TEST(Rows, SayWhenARunIsNoBetterThanGuessing) {

@@ -69,6 +69,7 @@ Child::Child(const std::vector<std::string>& arguments, std::filesystem::path lo
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != parent) ::_exit(128 + SIGKILL);  // the parent died before the kernel knew
     ::setpgid(0, 0);
+    ::signal(SIGUSR1, SIG_IGN);  // it may come before 'train' handles it
     ::dup2(out, STDOUT_FILENO);
     ::dup2(out, STDERR_FILENO);
     const int nothing = ::open("/dev/null", O_RDONLY);

@@ -2,6 +2,8 @@
 #include "tools/ablate/describe.hpp"
 
 #include <algorithm>
+#include <array>
+#include <map>
 #include <set>
 
 #include "framework/core/config_tree.hpp"
@@ -15,8 +17,9 @@ namespace {
 
 // Keys in which two runs must agree to be compared, unless they are what is compared.
 bool is_common_ground(const std::string& key) {
-  constexpr std::array<std::string_view, 5> kKeys = {"train.steps", "train.global_batch_size", "eval.tokens",
-                                                     "data.sequence_length", "data.train"};
+  constexpr std::array<std::string_view, 7> kKeys = {
+      "train.steps", "train.global_batch_size", "eval.tokens",       "data.sequence_length",
+      "data.train",  "data.batching",           "data.document_mask"};
   return key.starts_with("model.") || std::ranges::find(kKeys, key) != kKeys.end();
 }
 
@@ -30,7 +33,43 @@ std::string join_set(const std::set<std::string>& words) {
   return list.empty() ? "unknown" : join_words(list);
 }
 
+// Digests of shards are compared among runs that name the same shards.
+bool differ_within(const std::map<std::string, std::set<std::string>>& digests) {
+  return std::ranges::any_of(digests, [](const auto& entry) { return entry.second.size() > 1; });
+}
+
+void remark_data(const Report& report, std::vector<std::string>& remarks) {
+  const std::vector<std::string> shards = measured_on(report);
+  if (shards.size() > 1)
+    remarks.push_back(concat("perplexities were measured on different shards, ", join_words(shards),
+                             ": they do not compare"));
+  std::map<std::string, std::set<std::string>> trained, measured;
+  for (const VariantReport& variant : report.variants) {
+    const ConfigTree recipe = parse_config_tree(variant.recipe, "recipe");
+    const ConfigTree* patterns = find_value(recipe, "data.train");
+    for (const RunResult& run : variant.runs) {
+      const std::string& digest = run.evaluated ? run.evaluated_digest : run.validation_digest;
+      if (!run.train_digest.empty())
+        trained[patterns == nullptr ? "" : to_flow_yaml(*patterns)].insert(run.train_digest);
+      if (!digest.empty()) measured[variant.measured_on].insert(digest);
+    }
+  }
+  if (differ_within(trained))
+    remarks.push_back("the training shards were made anew between runs: they trained on different tokens");
+  if (differ_within(measured))
+    remarks.push_back("the validation shards were made anew between runs: perplexities were measured on different tokens");
+}
+
 }  // namespace
+
+std::vector<std::string> measured_on(const Report& report) {
+  std::vector<std::string> shards;
+  for (const VariantReport& variant : report.variants) {
+    if (!variant.measured_on.empty() && std::ranges::find(shards, variant.measured_on) == shards.end())
+      shards.push_back(variant.measured_on);
+  }
+  return shards;
+}
 
 std::string join_patterns(const std::vector<std::string>& patterns) {
   std::string text;
@@ -63,6 +102,7 @@ std::vector<std::string> fairness_remarks(const Report& report, const std::vecto
       remarks.push_back(concat(variant.name, " differs from ", report.baseline, " in ", join_words(keys),
                                ": not the same task"));
   }
+  remark_data(report, remarks);
   if (!tried.empty() && report.variants.size() > 1) {
     const auto [fewest, most] = std::ranges::minmax_element(tried);
     const auto name = [&](auto at) {

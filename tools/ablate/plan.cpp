@@ -18,6 +18,7 @@ namespace {
 struct Resolved {
   std::string recipe;
   data::DataOptions data;
+  LrKind schedule = LrKind::constant;
   std::int64_t plan_bytes = 0;
 };
 
@@ -50,7 +51,7 @@ Resolved resolve(ConfigTree tree, const std::string& origin, const Vocabulary& v
       automatic_micro_batch(options.train.global_batch_size, 1, options.data.sequence_length));
   const MemoryPlan plan =
       plan_memory(options.model, *assembly.method, options.train, micro, options.data.sequence_length);
-  return {node.to_yaml(), options.data, plan.total()};
+  return {node.to_yaml(), options.data, options.lr_schedule.kind, plan.total()};
 }
 
 class Planner {
@@ -91,6 +92,11 @@ class Planner {
         throw UsageError(
             concat(variant.place.text(),
                    ": data.validation names no shards; without them there is nothing to compare"));
+      }
+      if (first.schedule == LrKind::plateau && !chooses_lr_) {
+        throw UsageError(
+            concat(variant.place.text(), ": lr_schedule.kind plateau lowers the rate by what it sees on data.validation, on which "
+                   "the table is reported; take another kind, or give an lr_sweep: then it sees the selection shards"));
       }
     }
     if (chooses_lr_) apply_override(tree, "data.validation=" + flow_list(result.selection));

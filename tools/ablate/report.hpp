@@ -26,6 +26,7 @@ struct VariantReport {
   int planned = 0;                 // runs that the table wants of it
   std::string lr;                  // of the point chosen; the recipe's without a sweep
   std::vector<std::string> edges;  // keys for which the best point is the first or last tried
+  std::string measured_on;         // shard patterns of the perplexities
   std::string pending;             // why there is no figure yet
   std::vector<RunResult> runs;     // finished ones of the chosen point, by seed
   std::vector<RunResult> shown;    // whose curves are drawn

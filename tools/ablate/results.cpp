@@ -2,13 +2,13 @@
 #include "tools/ablate/results.hpp"
 
 #include <cmath>
-#include <cstdlib>
 #include <fstream>
 #include <sstream>
 
 #include <nlohmann/json.hpp>
 
 #include "framework/core/files.hpp"
+#include "framework/core/format.hpp"
 
 namespace kumiko::tools {
 namespace {
@@ -107,6 +107,8 @@ void read_summary(RunResult& result) {
   result.peak_bytes = integer(summary, "peak_memory_bytes");
   result.tokens_per_s = number(summary, "tokens_per_s").value_or(0.0);
   result.merges = integer(summary, "merges");
+  result.train_digest = text(summary, "train_digest");
+  result.validation_digest = text(summary, "validation_digest");
   result.version = text(summary, "version");
   result.build = text(summary, "build");
   result.machine = text(summary, "machine");
@@ -124,8 +126,11 @@ RunResult read_run(const std::filesystem::path& folder) {
   const Json evaluation = read_json(folder / "evaluation.json");
   result.evaluated = perplexity(evaluation);
   result.evaluated_on = text(evaluation, "shards");
+  result.evaluated_digest = text(evaluation, "digest");
   const Json failure = read_json(folder / "failure.json");
-  if (!failure.empty() && !result.finished) {
+  if (!failure.empty()) {
+    result.finished = false;
+    result.own.reset();
     result.failure = Failure{static_cast<int>(integer(failure, "exit_code")), text(failure, "reason"),
                              text(failure, "log")};
   }
@@ -144,28 +149,35 @@ void forget_failure(const std::filesystem::path& folder) {
   std::filesystem::remove(folder / "failure.json", ignored);
 }
 
-void write_evaluation(const std::filesystem::path& folder, const Perplexity& value,
+void write_evaluation(const std::filesystem::path& folder, const Evaluation& value,
                       const std::string& shards) {
-  const nlohmann::ordered_json object = {{"validation_perplexity", value.ppl},
-                                         {"ppl_published_convention", value.published_convention},
-                                         {"shards", shards}};
+  const nlohmann::ordered_json object = {{"validation_perplexity", value.perplexity.ppl},
+                                         {"ppl_published_convention", value.perplexity.published_convention},
+                                         {"shards", shards},
+                                         {"digest", value.digest}};
   write_file_durably(folder / "evaluation.json",
                      object.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
-std::optional<Perplexity> parse_evaluation(const std::string& output) {
-  const auto value_of = [&](const std::string& key) -> std::optional<double> {
-    const std::size_t at = output.rfind(key);
-    if (at == std::string::npos) return std::nullopt;
-    char* end = nullptr;
-    const char* begin = output.c_str() + at + key.size();
-    const double value = std::strtod(begin, &end);
-    return end == begin || !std::isfinite(value) ? std::nullopt : std::optional(value);
+std::optional<Evaluation> parse_evaluation(const std::string& output, std::int64_t step) {
+  const std::string lines = "\n" + output;
+  const auto text_of = [&](const std::string& key) -> std::string {
+    const std::string mark = "\n" + key + ": ";
+    const std::size_t at = lines.rfind(mark);
+    if (at == std::string::npos) return "";
+    const std::size_t begin = at + mark.size();
+    return lines.substr(begin, lines.find('\n', begin) - begin);
   };
-  const auto ppl = value_of("validation perplexity: ");
-  const auto published = value_of("ppl_published_convention: ");
-  if (!ppl || !published) return std::nullopt;
-  return Perplexity{*ppl, *published};
+  const auto value_of = [&](const std::string& key) -> std::optional<double> {
+    const auto value = parse_real(text_of(key));
+    return value && std::isfinite(*value) ? value : std::nullopt;
+  };
+  const auto ppl = value_of("validation perplexity");
+  const auto published = value_of("ppl_published_convention");
+  if (!ppl || !published || parse_integer(text_of("step")) != step) return std::nullopt;
+  return Evaluation{{*ppl, *published}, text_of("validation digest")};
 }
+
+bool has_diverged(const RunResult& run) { return run.finished && !run.own && !run.evaluated; }
 
 }  // namespace kumiko::tools

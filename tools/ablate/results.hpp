@@ -22,16 +22,23 @@ struct Perplexity {
   double published_convention = 0.0;
 };
 
+// What 'kumiko eval' measured.
+struct Evaluation {
+  Perplexity perplexity;
+  std::string digest;  // of the shards' content
+};
+
 // Numbers that a run did not report are empty or 0.
 struct RunResult {
   std::filesystem::path folder;
   std::int64_t seed = 0;
   std::string recipe;                   // as the run resolved it
-  bool finished = false;                // all steps are taken and summary.json is written
+  bool finished = false;                // all steps are taken and kept, summary.json is written, nothing failed since
   std::optional<Failure> failure;       // of its last start
   std::optional<Perplexity> own;        // at the end, on the run's data.validation
   std::optional<Perplexity> evaluated;  // by 'kumiko eval' afterwards, on the shards of `evaluated_on`
-  std::string evaluated_on;
+  std::string evaluated_on, evaluated_digest;
+  std::string train_digest, validation_digest;  // of the content of the run's own shards
   double unigram = 0.0;  // perplexity of guessing by how often each token occurs
   std::int64_t parameters = 0, trained_parameters = 0;
   std::int64_t paper_bytes = 0, plan_bytes = 0, peak_bytes = 0;
@@ -51,10 +58,14 @@ RunResult read_run(const std::filesystem::path& folder);
 // Durable; throw FileError.
 void write_failure(const std::filesystem::path& folder, const Failure& failure);
 void forget_failure(const std::filesystem::path& folder);
-void write_evaluation(const std::filesystem::path& folder, const Perplexity& value,
+void write_evaluation(const std::filesystem::path& folder, const Evaluation& value,
                       const std::string& shards);
 
-// The two perplexities that 'kumiko eval' printed; nothing when they are not there.
-std::optional<Perplexity> parse_evaluation(const std::string& output);
+// What 'kumiko eval' printed; nothing when a perplexity is absent or not finite, or was measured after another step than
+// `step`.
+std::optional<Evaluation> parse_evaluation(const std::string& output, std::int64_t step);
+
+// The run's number at the end is finite: what is finished without one has diverged.
+bool has_diverged(const RunResult& run);
 
 }  // namespace kumiko::tools

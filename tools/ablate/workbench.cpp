@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <csignal>
+#include <map>
 #include <thread>
 
+#include "data/options.hpp"
+#include "data/shard_set.hpp"
 #include "framework/core/config_tree.hpp"
 #include "framework/core/error.hpp"
 #include "framework/core/files.hpp"
@@ -14,6 +17,7 @@
 #include "framework/train/recipe_diff.hpp"
 #include "tools/ablate/describe.hpp"
 #include "tools/ablate/format.hpp"
+#include "tools/ablate/merge.hpp"
 
 namespace kumiko::tools {
 namespace {
@@ -26,6 +30,21 @@ std::string pattern_override(const std::vector<std::string>& patterns) {
   std::string text;
   for (const auto& pattern : patterns) text += (text.empty() ? "" : ", ") + quote_scalar(pattern, false);
   return "data.validation=[" + text + "]";
+}
+
+std::int64_t steps_of(const PlannedRun& run) {
+  const ConfigTree tree = parse_config_tree(run.recipe, kPlannedRecipe);
+  const ConfigTree* steps = find_value(tree, "train.steps");
+  return steps == nullptr ? 0 : parse_integer(steps->scalar).value_or(0);
+}
+
+// "" where they cannot be read: the evaluation says why.
+std::string digest_of(const std::vector<std::string>& patterns) {
+  try {
+    return data::ShardSet::open(data::expand_shards(patterns)).digest();
+  } catch (const DataError&) {
+    return "";
+  }
 }
 
 // Keeps the stored recipe where only the number of threads differs: a run that goes on with the threads it
@@ -46,8 +65,14 @@ void store_recipe(const PlannedRun& run) {
 
 Workbench::Workbench(const Plan& plan, int jobs) : plan_(plan), jobs_(jobs) {
   std::vector<const PlannedRun*> planned;
+  std::map<std::vector<std::string>, std::string> digests;
   for (const PlannedVariant& variant : plan.variants) {
-    groups_.push_back({&variant, {}});
+    groups_.push_back({&variant, {}, ""});
+    if (plan.chooses_lr) {
+      const auto [entry, fresh] = digests.emplace(variant.validation, "");
+      if (fresh) entry->second = digest_of(variant.validation);
+      groups_.back().validation_digest = entry->second;
+    }
     for (const PlannedRun& run : variant.runs) planned.push_back(&run);
   }
   const auto& seeds = plan.sweep->seeds;
@@ -74,7 +99,7 @@ void Workbench::look_at_folders() {
     run.result = read_run(run.planned->folder);
     run.result.seed = run.planned->seed;
     if (run.result.finished) {
-      run.state = State::finished;
+      settle(run);
       ++finished;
     } else if (run.result.failure && run.result.failure->exit_code == static_cast<int>(ExitCode::diverged)) {
       fail(run, *run.result.failure);
@@ -87,6 +112,16 @@ void Workbench::fail(Run& run, const Failure& failure) {
   run.state = State::failed;
   run.result.failure = failure;
   if (!first_failure_) first_failure_ = FailedRun{name_of(*run.planned), failure};
+}
+
+// A finished run without a number that can be compared has diverged.
+void Workbench::settle(Run& run) {
+  if (!has_diverged(run.result)) {
+    run.state = State::finished;
+    return;
+  }
+  fail(run, Failure{static_cast<int>(ExitCode::diverged), "diverged: its perplexity at the end is not finite",
+                    run.planned->folder / "train.log"});
 }
 
 bool Workbench::is_done(const Run& run) const {
@@ -119,12 +154,17 @@ std::optional<std::size_t> Workbench::chosen_point(const Group& group) const {
   return best;
 }
 
+bool Workbench::is_measured(const Group& group, const RunResult& run) const {
+  return run.evaluated && run.evaluated_on == join_patterns(group.planned->validation) &&
+         run.evaluated_digest == group.validation_digest;
+}
+
 bool Workbench::wants_evaluation(const Run& run) const {
   if (!plan_.chooses_lr || run.state != State::finished) return false;
   const Group& group = group_of(run);
   const auto chosen = chosen_point(group);
   if (!chosen || group.planned->variant->points[*chosen].name != run.planned->point) return false;
-  return !run.result.evaluated || run.result.evaluated_on != join_patterns(group.planned->validation);
+  return !is_measured(group, run.result);
 }
 
 void Workbench::start_training(std::size_t index) {
@@ -194,22 +234,27 @@ void Workbench::finish_training(Run& run, const std::optional<Failure>& failure)
     } catch (const FileError& error) {
       log::warning(error.what());
     }
+  } else if (run.result.finished) {
+    settle(run);
   } else {
-    run.state = run.result.finished ? State::finished : State::waiting;  // waiting: stopped as asked
+    run.state = stopping_ ? State::waiting : State::stopped;
   }
 }
 
 void Workbench::finish_evaluation(Run& run, const std::optional<Failure>& failure,
                                   const std::string& output) {
-  const auto value = failure ? std::nullopt : parse_evaluation(output);
+  const std::int64_t steps = steps_of(*run.planned);
+  const auto value = failure ? std::nullopt : parse_evaluation(output, steps);
   if (!value) {
     fail(run, failure.value_or(Failure{static_cast<int>(ExitCode::internal),
-                                       "'kumiko eval' gave no finite perplexity",
+                                       concat("'kumiko eval' gave no finite perplexity of step ", steps,
+                                              ": its newest checkpoint may be damaged or removed"),
                                        run.planned->folder / "eval.log"}));
     return;
   }
   run.state = State::finished;
-  run.result.evaluated = value;
+  run.result.evaluated = value->perplexity;
+  run.result.evaluated_digest = value->digest;
   run.result.evaluated_on = join_patterns(group_of(run).planned->validation);
   try {
     write_evaluation(run.planned->folder, *value, run.result.evaluated_on);
@@ -237,7 +282,7 @@ void Workbench::finish(Job& job) {
     const Failure& why = *run.result.failure;
     log::warning(concat(name_of(*run.planned), " failed with exit code ", why.exit_code, ": ", why.reason,
                         "; see ", why.log.string(), "; the rest goes on"));
-  } else if (run.state == State::waiting) {
+  } else if (run.state == State::waiting || run.state == State::stopped) {
     say(run, "stopped as asked", job.child.seconds());
   } else if (job.evaluates) {
     say(run, "validation perplexity " + fixed(run.result.evaluated->ppl, 2), job.child.seconds());
@@ -301,7 +346,10 @@ WorkbenchResult Workbench::run() {
   KUMIKO_EXPECTS(report_problem_.empty(), UsageError, report_problem_,
                  "; make room and give the same command again: finished runs are kept");
   WorkbenchResult result{stopping_, 0, runs_.size(), first_failure_};
-  for (const Run& run : runs_) result.finished += run.state == State::finished ? 1 : 0;
+  for (const Run& run : runs_) {
+    result.finished += run.state == State::finished ? 1 : 0;
+    result.stopped = result.stopped || run.state == State::stopped;
+  }
   return result;
 }
 

@@ -15,13 +15,14 @@
 namespace kumiko::tools {
 
 struct WorkbenchResult {
-  bool stopped = false;                    // as asked, before all was done
+  bool stopped = false;                    // as asked, before all was done: the whole or single runs
   std::size_t finished = 0, planned = 0;   // runs
   std::optional<FailedRun> first_failure;  // in the order they happened, of this start or an earlier one
 };
 
 // One child process a run. A run of which the folder says that it is finished is not started again, nor one
-// that diverged: that is a result. Anything else goes on where its checkpoint is.
+// that diverged: that is a result. Anything else goes on where its checkpoint is, once: one that ends unfinished
+// without a failure (someone stopped it alone) waits for the next command.
 class Workbench {
  public:
   // The plan is borrowed; its output folder is this process's alone. `jobs` children at once.
@@ -31,7 +32,7 @@ class Workbench {
   WorkbenchResult run();
 
  private:
-  enum class State { waiting, running, finished, failed };
+  enum class State { waiting, running, stopped, finished, failed };  // stopped: not started again by this process
   struct Run {
     const PlannedRun* planned = nullptr;
     State state = State::waiting;
@@ -40,6 +41,7 @@ class Workbench {
   struct Group {  // a variant
     const PlannedVariant* planned = nullptr;
     std::vector<std::size_t> runs;  // indices into runs_
+    std::string validation_digest;  // of the shards as they are now; "" where they are not read
   };
   struct Job {
     std::size_t run = 0;
@@ -56,8 +58,10 @@ class Workbench {
   void finish_training(Run& run, const std::optional<Failure>& failure);
   void finish_evaluation(Run& run, const std::optional<Failure>& failure, const std::string& output);
   void fail(Run& run, const Failure& failure);
+  void settle(Run& run);
   void say(const Run& run, const std::string& what, double seconds);
   void publish();
+  bool is_measured(const Group& group, const RunResult& run) const;  // on the shards as they are now
   bool wants_evaluation(const Run& run) const;
   bool is_done(const Run& run) const;
   std::optional<std::size_t> chosen_point(const Group& group) const;  // into the variant's points

@@ -7,16 +7,26 @@
 #include "tools/ablate/workbench.hpp"
 
 namespace kumiko::tools {
+namespace {
+
+void add_new(std::vector<std::string>& words, const std::string& word) {
+  if (std::ranges::find(words, word) == words.end()) words.push_back(word);
+}
+
+}  // namespace
 
 std::string Workbench::pending_of(const Group& group, bool chosen) const {
   std::size_t failed = 0;
+  std::size_t diverged = 0;
   std::size_t open = 0;
   for (const std::size_t index : group.runs) {
+    const std::optional<Failure>& failure = runs_[index].result.failure;
+    diverged += failure && failure->exit_code == static_cast<int>(ExitCode::diverged) ? 1 : 0;
     failed += runs_[index].state == State::failed ? 1 : 0;
     open += is_done(runs_[index]) ? 0 : 1;
   }
   std::string text;
-  if (failed > 0) text = concat(failed, " of ", group.runs.size(), " runs failed");
+  if (failed > 0) text = concat(failed, " of ", group.runs.size(), " runs ", diverged == failed ? "diverged" : "failed");
   if (open > 0) return text + concat(text.empty() ? "" : ", ", open, " to go");
   if (!chosen) return text + ": no learning rate without a failure";
   return text;
@@ -37,15 +47,14 @@ VariantReport Workbench::report_of(const Group& group) const {
   const std::string& point = variant.points[chosen.value_or(0)].name;
   const auto planned = std::ranges::find(group.planned->runs, point, &PlannedRun::point);
   report.recipe = planned->recipe;
-  const std::string shards = join_patterns(group.planned->validation);
+  report.measured_on = join_patterns(group.planned->validation);
   for (const std::size_t index : group.runs) {
     const Run& run = runs_[index];
     if (run.planned->point != point) continue;
     RunResult result = run.result;
     if (!result.losses.empty()) report.shown.push_back(result);
     if (!plan_.chooses_lr) result.evaluated.reset();
-    const bool measured =
-        plan_.chooses_lr ? result.evaluated && result.evaluated_on == shards : result.own.has_value();
+    const bool measured = plan_.chooses_lr ? is_measured(group, result) : result.own.has_value();
     if (chosen && result.finished && measured) report.runs.push_back(std::move(result));
   }
   return report;
@@ -61,9 +70,10 @@ Report Workbench::make_report() const {
     report.variants.push_back(report_of(group));
     tried.push_back(group.planned->variant->points.size());
   }
-  const PlannedVariant& first = *groups_.front().planned;
-  report.measured_on = join_patterns(first.validation);
-  report.curves_on = join_patterns(plan_.chooses_lr ? first.selection : first.validation);
+  std::vector<std::string> selection;
+  for (const Group& group : groups_) add_new(selection, join_patterns(group.planned->selection));
+  report.measured_on = join_words(measured_on(report));
+  report.curves_on = plan_.chooses_lr ? join_words(selection) : report.measured_on;
   report.remarks = fairness_remarks(report, tried);
   report.facts = facts_of(report);
   std::vector<std::string> seeds;

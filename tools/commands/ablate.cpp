@@ -6,6 +6,7 @@
 #include <iostream>
 #include <map>
 #include <memory>
+#include <set>
 #include <sstream>
 #include <thread>
 
@@ -21,6 +22,7 @@
 #include "framework/core/signals.hpp"
 #include "framework/train/run_folder.hpp"
 #include "tools/ablate/plan.hpp"
+#include "tools/ablate/splits.hpp"
 #include "tools/ablate/workbench.hpp"
 #include "tools/auto_prepare.hpp"
 #include "tools/machine_facts.hpp"
@@ -72,6 +74,7 @@ bool prepare_data(const Plan& plan) {
 
 // Before anything is started: what the runs will read is there, or will be made.
 void check_data(const Plan& plan) {
+  std::set<std::vector<Split>> checked;
   for (const PlannedVariant& variant : plan.variants) {
     const ConfigNode data_node = ConfigNode::parse_text(variant.recipe, variant.variant->name).child("data");
     const auto prepare = AutoPrepare::parse(data_node);
@@ -81,14 +84,17 @@ void check_data(const Plan& plan) {
                    "' chooses its learning rate, and data.prepare makes no shards to choose on; set "
                    "data.prepare.selection: 0.05, say");
     if (to_be_made) continue;
-    data::expand_shards(data_node.texts("train", {}));
-    data::expand_shards(variant.validation);
+    Split train{"data.train", data::expand_shards(data_node.texts("train", {}))};
+    Split validation{"data.validation", data::expand_shards(variant.validation)};
     KUMIKO_EXPECTS(
         !plan.chooses_lr || is_there(variant.selection), DataError, "variant '", variant.variant->name,
         "' chooses its learning rate on a split that the table is not reported on, and no shard matches '",
         variant.selection.front(),
         "'; make them with 'kumiko prepare --selection 0.05' or data.prepare.selection in a new folder, or "
         "name others with the sweep's key 'selection'");
+    std::vector<Split> splits = {std::move(train), std::move(validation)};
+    if (plan.chooses_lr) splits.push_back({"the selection shards", data::expand_shards(variant.selection)});
+    if (checked.insert(splits).second) require_disjoint(splits, concat("variant '", variant.variant->name, "'"));
   }
 }
 

@@ -40,6 +40,7 @@ void eval(const EvalFlags& flags) {
   const EvalReport report = evaluate(*loaded.assembly->model, batches, *comm);
   std::cout << "checkpoint: " << loaded.folder.string() << "\n"
             << "step: " << loaded.step << "\n"
+            << "validation digest: " << shards.digest() << "\n"
             << "tokens: " << report.tokens << "\n"
             << "validation loss: " << exact(report.loss) << "\n"
             << "validation perplexity: " << exact(report.ppl) << "\n"

@@ -38,6 +38,10 @@ std::string validation_of(const std::string& recipe) {
   return join_patterns(ConfigNode::parse_text(recipe, "recipe.yaml").child("data").texts("validation", {}));
 }
 
+std::string shards_of(const RunResult& run) {
+  return run.evaluated ? run.evaluated_on : validation_of(run.recipe);
+}
+
 RunResult read(const std::string& path) {
   RunResult run = read_run(path);
   KUMIKO_EXPECTS(!run.recipe.empty(), UsageError, "'", path,
@@ -79,13 +83,14 @@ void add_run(Report& report, RunResult run) {
   const auto same = [&](const VariantReport& variant) {
     const bool other_seed =
         std::ranges::none_of(variant.shown, [&](const RunResult& one) { return one.seed == run.seed; });
-    return other_seed && describe_difference(variant.recipe, run.recipe).empty();
+    return other_seed && variant.measured_on == shards_of(run) && describe_difference(variant.recipe, run.recipe).empty();
   };
   auto found = std::ranges::find_if(report.variants, same);
   if (found == report.variants.end()) {
     VariantReport variant;
     variant.recipe = run.recipe;
     variant.lr = learning_rate_of(run.recipe);
+    variant.measured_on = shards_of(run);
     report.variants.push_back(std::move(variant));
     found = report.variants.end() - 1;
   }
@@ -94,6 +99,11 @@ void add_run(Report& report, RunResult run) {
   if (run.failure) report.failures.push_back({run.folder.string(), *run.failure});
   if (run.finished && (run.own || run.evaluated)) {
     found->runs.push_back(std::move(run));
+  } else if (has_diverged(run)) {
+    report.failures.push_back({run.folder.string(),
+                               {static_cast<int>(ExitCode::diverged), "diverged: its perplexity at the end is not finite",
+                                run.folder / "metrics.jsonl"}});
+    found->pending = "some runs diverged";
   } else {
     found->pending = "some runs are not finished";
   }
@@ -103,12 +113,10 @@ void make_report(const ReportFlags& flags) {
   Report report;
   report.title = "Report";
   std::set<std::filesystem::path> seen;
-  std::set<std::string> shards;
   for (const auto& path : flags.runs) {
     KUMIKO_EXPECTS(seen.insert(std::filesystem::weakly_canonical(path)).second, UsageError, "'", path,
                    "' is given twice");
     RunResult run = read(path);
-    shards.insert(run.evaluated ? run.evaluated_on : validation_of(run.recipe));
     add_run(report, std::move(run));
   }
   name_variants(report);
@@ -117,12 +125,9 @@ void make_report(const ReportFlags& flags) {
   report.baseline = flags.baseline.empty() ? names.front() : flags.baseline;
   KUMIKO_EXPECTS(std::ranges::find(names, report.baseline) != names.end(), UsageError,
                  "no variant is named '", report.baseline, "'; known: ", join_words(names));
-  const std::vector<std::string> measured(shards.begin(), shards.end());
-  report.measured_on = join_patterns(measured);
+  report.measured_on = join_words(measured_on(report));
   report.curves_on = report.measured_on;
   report.remarks = fairness_remarks(report, {});
-  if (measured.size() > 1)
-    report.remarks.push_back("the runs were measured on different shards: " + join_words(measured));
   report.facts = facts_of(report);
   try {
     std::filesystem::create_directories(flags.output);

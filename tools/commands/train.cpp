@@ -27,6 +27,7 @@
 #include "framework/train/recipe_diff.hpp"
 #include "framework/train/run.hpp"
 #include "tools/ablate/paper_memory.hpp"
+#include "tools/ablate/results.hpp"
 #include "tools/assemble.hpp"
 #include "tools/auto_prepare.hpp"
 #include "tools/commands/commands.hpp"
@@ -138,6 +139,7 @@ std::int64_t resume(Trainer& trainer, const Record* record, const Recipe& recipe
 
 struct Outcome {
   RunSummary run;
+  std::string train_digest, validation_digest;
   std::optional<double> unigram_perplexity;
   std::int64_t state_bytes = 0;
   std::int64_t full_rank_bytes = 0;
@@ -162,14 +164,28 @@ std::string describe_machine() {
   return concat(field_of(cpu.str(), "model name"), ", ", at::get_num_threads(), at::get_num_threads() == 1 ? " thread" : " threads", " a rank");
 }
 
+// All steps are taken and the last checkpoint holds them: what is evaluated later is what was measured.
+bool is_complete(const RunSummary& run) { return run.complete && run.checkpoint_problem.empty(); }
+
+std::string_view headline(const RunSummary& run) {
+  if (!run.checkpoint_problem.empty()) return "run ended without its last checkpoint: ";
+  return run.complete ? "run complete: " : "run stopped as asked: ";
+}
+
+// The summary of a start that took no step replaces only one that tells of less.
+bool keeps_summary(const RunSummary& run, const nlohmann::json& before) {
+  return run.tokens_per_s == 0.0 && before.is_object() && before.value("complete", nlohmann::json()) == is_complete(run) &&
+         before.value("steps", nlohmann::json()) == run.steps;
+}
+
 void print_summary(const Outcome& outcome, const std::filesystem::path& folder) {
   const RunSummary& run = outcome.run;
   nlohmann::ordered_json json;
   const std::int64_t peak = memory_counter::peak_resident_bytes();
-  std::cout << (run.complete ? "run complete: " : "run stopped as asked: ") << folder.string() << "\n";
+  std::cout << headline(run) << folder.string() << "\n";
   std::cout << "steps: " << run.steps << "\n";
   json["steps"] = run.steps;
-  json["complete"] = run.complete;
+  json["complete"] = is_complete(run);
   if (run.eval) {
     std::cout << "validation perplexity: " << run.eval->ppl << "\n"
               << "ppl_published_convention: " << run.eval->ppl_published_convention << "\n";
@@ -196,13 +212,14 @@ void print_summary(const Outcome& outcome, const std::filesystem::path& folder) 
   json["paper_bytes"] = outcome.paper_bytes;
   json["parameters"] = outcome.parameters;
   json["trained_parameters"] = outcome.trained_parameters;
+  json["train_digest"] = outcome.train_digest;
+  if (!outcome.validation_digest.empty()) json["validation_digest"] = outcome.validation_digest;
   json["version"] = concat("kumiko ", kumiko_version(), ", LibTorch ", torch_version());
   json["build"] = build_digest();
   json["machine"] = describe_machine();
   json["finished_at"] = utc_now();
-  // A start that found the run complete has no speed of its own to report.
   const auto file = folder / "summary.json";
-  if (run.tokens_per_s == 0.0 && std::filesystem::exists(file)) return;
+  if (keeps_summary(run, nlohmann::json::parse(std::ifstream(file), nullptr, /*allow_exceptions=*/false))) return;
   try {
     write_file_durably(file, json.dump(2) + "\n");
   } catch (const FileError& error) {
@@ -245,7 +262,10 @@ void train_on(dist::Communicator& comm, Recipe recipe, const TrainFlags& flags) 
   Recipe& options = assembly.recipe;
 
   std::unique_ptr<Record> record;
-  if (comm.rank() == 0 && !flags.dry_run) record = std::make_unique<Record>(options);
+  if (comm.rank() == 0 && !flags.dry_run) {
+    record = std::make_unique<Record>(options);
+    forget_failure(record->folder.path());
+  }
   const std::int64_t micro_batch = choose_micro_batch(options, record.get(), comm);
   resolve_micro_batch(options, micro_batch, comm.size());
   if (flags.dry_run) {
@@ -300,7 +320,9 @@ void train_on(dist::Communicator& comm, Recipe recipe, const TrainFlags& flags) 
   outcome.paper_bytes = paper_bytes(options, plan);
   outcome.parameters = options.model.total_parameters();
   outcome.trained_parameters = trained_parameters(model);
+  outcome.train_digest = run_data.train.digest();
   if (run_data.validation) {
+    outcome.validation_digest = run_data.validation->digest();
     outcome.unigram_perplexity = data::unigram_perplexity(
         run_data.train.token_counts(), data::count_targets(*run_data.validation, options.data, options.eval.tokens));
   }
