@@ -6,6 +6,7 @@
 
 #include <glob.h>
 
+#include "data/shard_folder.hpp"
 #include "framework/core/config.hpp"
 #include "framework/core/error.hpp"
 
@@ -47,6 +48,9 @@ std::vector<std::filesystem::path> expand_shards(const std::vector<std::string>&
     KUMIKO_EXPECTS(!found.empty(), DataError, "no shard matches '", pattern, "' in ",
                    std::filesystem::current_path().string(), "; make shards with 'kumiko prepare'");
     for (const std::string& path : found) {
+      const auto folder = std::filesystem::path(path).parent_path();
+      KUMIKO_EXPECTS(!is_being_published(folder), DataError, "the shards in '", folder.string(),
+                     "' are being put in place, or were when the command that made them was killed; give that command again");
       if (std::find(paths.begin(), paths.end(), path) == paths.end()) paths.emplace_back(path);
     }
   }

@@ -6,11 +6,13 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include <ATen/Parallel.h>
 #include <unistd.h>
 
+#include "data/shard_folder.hpp"
 #include "data/shard_writer.hpp"
 #include "data/text_hash.hpp"
 #include "data/tokenizer.hpp"
@@ -23,7 +25,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::int64_t kBatchBytes = std::int64_t{4} << 20;
-constexpr std::string_view kPartial = ".partial";
 
 bool is_number(std::string_view text) {
   return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
@@ -44,16 +45,12 @@ bool is_shard_name(std::string_view name) {
 class Output {
  public:
   Output(const fs::path& folder, bool force) : folder_(folder) {
-    std::error_code error;
-    fs::create_directories(folder, error);
-    KUMIKO_EXPECTS(!error && fs::is_directory(folder), UsageError, "output folder '", folder.string(),
-                   "' cannot be made: ", error ? error.message() : "it is a file");
     KUMIKO_EXPECTS(::access(folder.c_str(), W_OK | X_OK) == 0, UsageError, "output folder '", folder.string(),
                    "' cannot be written: ", std::strerror(errno));
     for (const auto& entry : fs::directory_iterator(folder)) {
       const std::string name = entry.path().filename().string();
       if (is_shard_name(name)) old_.push_back(entry.path());
-      if (name.ends_with(kPartial) && is_shard_name(name.substr(0, name.size() - kPartial.size())))
+      if (name.ends_with(kPartialShard) && is_shard_name(name.substr(0, name.size() - kPartialShard.size())))
         fs::remove(entry.path());
     }
     KUMIKO_EXPECTS(force || old_.empty(), UsageError, "output folder '", folder.string(), "' already has ",
@@ -78,17 +75,16 @@ class Output {
 
   void publish() {
     try {
-      for (const fs::path& path : old_) fs::remove(path);
-      for (const fs::path& path : made_) fs::rename(partial(path), path);
-      sync_directory(folder_);
-    } catch (const std::exception& error) {
-      throw DataError(concat("the shards cannot be put in place: ", error.what()));
+      publish_shards(folder_, old_, made_);
+    } catch (const DataError&) {
+      if (is_being_published(folder_)) made_.clear();  // the next one who locks the folder goes on with them
+      throw;
     }
     made_.clear();
   }
 
  private:
-  static fs::path partial(const fs::path& path) { return path.string() + std::string(kPartial); }
+  static fs::path partial(const fs::path& path) { return path.string() + std::string(kPartialShard); }
 
   fs::path folder_;
   std::vector<fs::path> old_;
@@ -207,10 +203,12 @@ void check(const PrepareOptions& options) {
 }  // namespace
 
 PrepareSummary prepare(const PrepareOptions& options,
-                       const std::function<void(const PrepareProgress&)>& progress) {
+                       const std::function<void(const PrepareProgress&)>& progress, const ShardFolderLock* held) {
   check(options);
   const Tokenizer tokenizer = Tokenizer::load(options.tokenizer);
   DocumentStream stream(options.documents);
+  std::optional<ShardFolderLock> own;
+  if (held == nullptr) own.emplace(options.output);
   Output output(options.output, options.force);
   std::array<Split, kPlaces> splits = {Split(tokenizer, "train", "train", options.shard_tokens, output),
                                        Split(tokenizer, "validation", "val", options.shard_tokens, output),

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "data/documents.hpp"
+#include "data/shard_folder.hpp"
 #include "data/shard_format.hpp"
 
 namespace kumiko::data {
@@ -50,10 +51,12 @@ struct PrepareSummary {
 // Streams the documents through the tokenizer into shards; memory holds a few MiB of text and the two open
 // shards. The files depend on the documents, their order and the options only; `selection_fraction` takes documents from
 // training and leaves validation as it is. The shards appear in `output`
-// together at the end: a run that fails leaves what was there. Throws UsageError (options, folder not usable,
+// together at the end: a run that fails leaves what was there. `held`: the lock of `output` where the caller has it; otherwise one is
+// taken for the call. Throws UsageError (options, folder not usable,
 // shards there without `force`) and DataError (bad input, nothing for training, a shard that cannot be
 // written).
 PrepareSummary prepare(const PrepareOptions& options,
-                       const std::function<void(const PrepareProgress&)>& progress = {});
+                       const std::function<void(const PrepareProgress&)>& progress = {},
+                       const ShardFolderLock* held = nullptr);
 
 }  // namespace kumiko::data

@@ -47,17 +47,18 @@ void prepare_missing_shards(const AutoPrepare& options, const data::DataOptions&
   if (!shards_missing(data)) return;
   const std::filesystem::path folder = std::filesystem::path(data.train.front()).parent_path();
   const std::filesystem::path tokenizer_file = folder / "tokenizer.model";
-  KUMIKO_EXPECTS(!has_shards({(folder / "*.h5").string()}), DataError, "no shard matches '", data.train.front(), "', but '", folder.string(),
-                 "' has others; correct data.train, or remove them to have all prepared again");
-  log::info(concat("no shards match ", data.train.front(), ": preparing them"));
   data::DocumentOptions documents;
   documents.inputs.assign(options.inputs.begin(), options.inputs.end());
   documents.suffixes = options.suffixes;
+  data::DocumentStream stream(documents);
+  const data::ShardFolderLock lock(folder.empty() ? "." : folder);
+  if (!shards_missing(data)) return;  // another command has made them
+  KUMIKO_EXPECTS(!has_shards({(folder / "*.h5").string()}), DataError, "no shard matches '", data.train.front(), "', but '", folder.string(),
+                 "' has others; correct data.train, or remove them to have all prepared again");
+  log::info(concat("no shards match ", data.train.front(), ": preparing them"));
   data::TokenizerOptions tokenizer;
   tokenizer.vocab_size = options.vocab_size;
-  data::DocumentStream stream(documents);
   const std::string model = data::train_tokenizer(tokenizer, stream);
-  std::filesystem::create_directories(folder);
   write_file_durably(tokenizer_file, model);
   data::PrepareOptions prepare;
   prepare.documents = documents;
@@ -66,7 +67,7 @@ void prepare_missing_shards(const AutoPrepare& options, const data::DataOptions&
   prepare.validation_fraction = options.validation;
   prepare.selection_fraction = options.selection;
   prepare.max_bytes = options.max_bytes;
-  const data::PrepareSummary summary = data::prepare(prepare);
+  const data::PrepareSummary summary = data::prepare(prepare, {}, &lock);
   log::info(concat("prepared ", summary.train.documents, " documents, ", format_count(summary.train.tokens), " tokens to train on and ",
                    format_count(summary.validation.tokens), " to validate with, in ", folder.string()));
 }

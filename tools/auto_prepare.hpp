@@ -26,8 +26,8 @@ struct AutoPrepare {
 // No file matches data.train.
 bool shards_missing(const data::DataOptions& data);
 
-// Trains a tokenizer and writes the shards into the folder of the first data.train pattern, unless that matches files. Throws
-// DataError when that folder holds other shards.
+// Trains a tokenizer and writes the shards into the folder of the first data.train pattern, unless that matches files. Waits for
+// another command that is making them. Throws DataError when that folder holds other shards.
 void prepare_missing_shards(const AutoPrepare& options, const data::DataOptions& data);
 
 }  // namespace kumiko::tools

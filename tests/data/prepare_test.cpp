@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/prepare.hpp"
 
+#include <chrono>
+#include <future>
 #include <set>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "data/options.hpp"
 #include "data/shard_set.hpp"
 #include "framework/core/error.hpp"
 #include "tests/support/corpus.hpp"
@@ -169,6 +172,36 @@ TEST_F(Prepare, RefusesToReplaceShardsUnlessForced) {
   prepare(options);
 
   EXPECT_THAT(output_names(), UnorderedElementsAre("train-00000.h5", "val-00000.h5"));
+}
+
+TEST_F(Prepare, WaitsForTheOneWhoIsWritingInTheFolder) {
+  write_documents(30);
+  const auto live = options.output / "train-00007.h5.partial";
+  std::future<PrepareSummary> second;
+  {
+    const ShardFolderLock lock(options.output);
+    write_text(live, "being written");
+    second = std::async(std::launch::async, [this] { return prepare(options); });
+    EXPECT_EQ(second.wait_for(std::chrono::milliseconds(300)), std::future_status::timeout);
+    EXPECT_TRUE(std::filesystem::exists(live));
+    std::filesystem::remove(live);
+  }
+  EXPECT_EQ(second.get().train.shards.size(), 1U);
+}
+
+TEST_F(Prepare, IsFinishedByTheNextOneWhenKilledWhilePuttingShardsInPlace) {
+  write_documents(30);
+  prepare(options);
+  const std::string training = read_text(options.output / "train-00000.h5");
+  std::filesystem::rename(options.output / "train-00000.h5", options.output / "train-00000.h5.partial");
+  write_text(options.output / "train-00001.h5", "of the set before");
+  write_text(options.output / ".publishing", "-train-00001.h5\n+train-00000.h5\n+val-00000.h5\n");
+  EXPECT_THAT(message_of<DataError>([&] { expand_shards({(options.output / "val-*.h5").string()}); }), HasSubstr("being put in place"));
+
+  EXPECT_THAT(failure<UsageError>(), HasSubstr("--force"));
+  EXPECT_THAT(output_names(), UnorderedElementsAre("train-00000.h5", "val-00000.h5"));
+  EXPECT_EQ(read_text(options.output / "train-00000.h5"), training);
+  EXPECT_EQ(expand_shards({(options.output / "*.h5").string()}).size(), 2U);
 }
 
 TEST_F(Prepare, LeavesOldShardsAloneAndNothingElseWhenItFails) {

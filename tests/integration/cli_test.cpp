@@ -63,6 +63,21 @@ TEST_F(Cli, PreparesFoldersAndPackedJsonLinesToTheSameShards) {
   }
 }
 
+TEST_F(Cli, TwoRunsThatNeedTheSameShardsMakeThemOnce) {
+  const auto command = [](const std::string& run) {
+    return std::vector<std::string>{kBinary, "train", "recipe.yaml", "train.steps=2", "lr_schedule.warmup_steps=0", "output_dir=" + run};
+  };
+  Process a(command("a"), work_.path(), work_ / "a.log");
+  Process b(command("b"), work_.path(), work_ / "b.log");
+  const Finished first = a.wait();
+  const Finished second = b.wait();
+  EXPECT_EQ(first.exit_code, 0) << first.output;
+  EXPECT_EQ(second.exit_code, 0) << second.output;
+  EXPECT_EQ(work_.digest("a"), work_.digest("b"));
+  const auto made = [](const Finished& result) { return result.output.find("preparing them") != std::string::npos; };
+  EXPECT_TRUE(made(first) != made(second)) << first.output << second.output;
+}
+
 TEST_F(Cli, DropsDuplicatesAndTellsTheirNumber) {
   train_tokenizer();
   std::filesystem::copy(work_ / "corpus/0.txt", work_ / "corpus/again.txt");
