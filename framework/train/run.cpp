@@ -183,6 +183,7 @@ RunSummary Run::go() {
   }
   summary_.complete = trainer_.next_step() >= options_.train.steps;
   if (summary_.complete && evaluated_step_ != trainer_.next_step()) evaluate_now();   // resumed at the very end
+  summary_.first_step = first_step_;
   summary_.steps = trainer_.next_step();
   summary_.merges = method_.merges();
   summary_.tokens_per_s = train_seconds_ > 0.0 ? static_cast<double>(train_tokens_) / train_seconds_ : 0.0;

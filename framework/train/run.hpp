@@ -25,6 +25,7 @@ struct RunOptions {
 
 struct RunSummary {
   bool complete = false;              // all steps taken; false after a stop that was asked for
+  std::int64_t first_step = 0;        // steps that earlier processes had taken
   std::int64_t steps = 0;             // taken in all, resumed ones included
   std::int64_t merges = 0;
   std::optional<EvalReport> eval;     // the last

@@ -107,6 +107,17 @@ TEST(Results, CountOnlyWhatIsKeptAndOfTheLastStep) {
   EXPECT_FALSE(parse_evaluation("step: 12\nvalidation perplexity: inf\nppl_published_convention: inf\n", 12));
 }
 
+TEST(Results, OfAResumedRunCoverAllItsStarts) {
+  const test::TempFolder folder;
+  test::write_text(folder / "summary.json", R"({"complete": true, "tokens_per_s": 900.0, "peak_memory_bytes": 50})");
+  test::write_text(folder / "metrics.jsonl", R"({"step": 1, "tokens": 100, "step_seconds": 1.0, "peak_memory_bytes": 70}
+{"step": 2, "tokens": 200, "step_seconds": 3.0, "peak_memory_bytes": 40}
+)");
+  const RunResult run = read_run(folder.path());
+  EXPECT_DOUBLE_EQ(run.tokens_per_s, 50.0);
+  EXPECT_EQ(run.peak_bytes, 70);
+}
+
 TEST(Rows, SayWhenARunIsNoBetterThanGuessing) {
   Report report = two_variants();
   report.variants[1].runs[0].unigram = 21.0;

@@ -91,6 +91,7 @@ baseline: full
                                         "loqt_rank-128_fast", "full"));
   EXPECT_EQ(value(sweep.variants[3], "method"), "{name: loqt, rank: 128, schedule: {tau: 10}}");
   EXPECT_EQ(sweep.output_dir, "elsewhere");
+  EXPECT_THAT(sweep.text, ::testing::EndsWith("baseline: full\n# override: seeds=[7, 8]\n# override: output_dir=elsewhere\n"));
   EXPECT_THAT(sweep.seeds, ElementsAre(7, 8));
   EXPECT_EQ(sweep.variants[4].points.size(), 1U);
   const Variant& loqt = sweep.variants[0];

@@ -85,13 +85,14 @@ void read_metrics(RunResult& result) {
     if (const auto loss = number(object, "loss")) result.losses.push_back({times.steps, *loss});
     if (const auto ppl = number(object, "eval_ppl")) result.evaluations.push_back({times.steps, *ppl});
     tokens = std::max(tokens, integer(object, "tokens"));
+    result.peak_bytes = std::max(result.peak_bytes, integer(object, "peak_memory_bytes"));
     times.add(object);
   }
   const double total = times.total();
   if (total <= 0.0) return;
   result.refresh_seconds = times.probe;
   result.refresh_share = times.probe / total;
-  if (result.tokens_per_s <= 0.0) result.tokens_per_s = static_cast<double>(tokens) / total;
+  if (tokens > 0) result.tokens_per_s = static_cast<double>(tokens) / total;
 }
 
 void read_summary(RunResult& result) {

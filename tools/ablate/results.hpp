@@ -42,7 +42,7 @@ struct RunResult {
   double unigram = 0.0;  // perplexity of guessing by how often each token occurs
   std::int64_t parameters = 0, trained_parameters = 0;
   std::int64_t paper_bytes = 0, plan_bytes = 0, peak_bytes = 0;
-  double tokens_per_s = 0.0;
+  double tokens_per_s = 0.0;              // of the time in steps, over all starts of the run
   std::optional<double> refresh_seconds;  // in probe passes, over all starts of the run
   std::optional<double> refresh_share;    // of the time in steps
   std::int64_t merges = 0;

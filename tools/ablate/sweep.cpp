@@ -316,7 +316,13 @@ bool Sweep::has_lr_sweep() const {
 }
 
 Sweep Sweep::parse_file(const std::filesystem::path& file, std::span<const std::string> overrides) {
-  return Reader(file, overrides).read();
+  Sweep sweep = Reader(file, overrides).read();
+  if (!overrides.empty() && !sweep.text.ends_with('\n')) sweep.text += '\n';
+  for (std::string line : overrides) {
+    std::ranges::replace_if(line, [](char c) { return c == '\n' || c == '\r'; }, ' ');
+    sweep.text += "# override: " + line + "\n";
+  }
+  return sweep;
 }
 
 }  // namespace kumiko::tools

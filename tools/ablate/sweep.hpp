@@ -46,7 +46,7 @@ struct Variant {
 
 struct Sweep {
   std::filesystem::path file;
-  std::string text;  // the file as it is
+  std::string text;  // the file as it is, and the overrides as comments behind it
   std::vector<Variant> variants;
   std::vector<std::int64_t> seeds;
   std::string baseline;

@@ -178,10 +178,19 @@ bool keeps_summary(const RunSummary& run, const nlohmann::json& before) {
          before.value("steps", nlohmann::json()) == run.steps;
 }
 
+// Of this start and of those before it that wrote a summary.
+std::int64_t peak_of_all_starts(const RunSummary& run, const nlohmann::json& before) {
+  const std::int64_t own = memory_counter::peak_resident_bytes();
+  const auto earlier = run.first_step > 0 && before.is_object() ? before.find("peak_memory_bytes") : before.end();
+  return earlier != before.end() && earlier->is_number_integer() ? std::max(own, earlier->get<std::int64_t>()) : own;
+}
+
 void print_summary(const Outcome& outcome, const std::filesystem::path& folder) {
   const RunSummary& run = outcome.run;
   nlohmann::ordered_json json;
-  const std::int64_t peak = memory_counter::peak_resident_bytes();
+  const auto file = folder / "summary.json";
+  const auto before = nlohmann::json::parse(std::ifstream(file), nullptr, /*allow_exceptions=*/false);
+  const std::int64_t peak = peak_of_all_starts(run, before);
   std::cout << headline(run) << folder.string() << "\n";
   std::cout << "steps: " << run.steps << "\n";
   json["steps"] = run.steps;
@@ -218,8 +227,7 @@ void print_summary(const Outcome& outcome, const std::filesystem::path& folder) 
   json["build"] = build_digest();
   json["machine"] = describe_machine();
   json["finished_at"] = utc_now();
-  const auto file = folder / "summary.json";
-  if (keeps_summary(run, nlohmann::json::parse(std::ifstream(file), nullptr, /*allow_exceptions=*/false))) return;
+  if (keeps_summary(run, before)) return;
   try {
     write_file_durably(file, json.dump(2) + "\n");
   } catch (const FileError& error) {
