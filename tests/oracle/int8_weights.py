@@ -3,7 +3,7 @@
 
 Rounding is random, so runs part. Each step of the packages begins with the trace's weights; their moments depend on gradients
 only and run on their own for 60 steps. What their step makes of a weight must lie within one INT8 level of what Kumiko
-stores (a level is a 127th of the largest of its block), parameters in fp32 must agree, and over all steps and weights the
+stores (a level is a 127th of its block's scale), parameters in fp32 must agree, and over all steps and weights the
 rounding errors must have mean zero and no share in the direction of the step: both are means of independent errors, of
 which 5 standard deviations are allowed.
 Q-GaLore's basis is not quantized here and its refresh not lazy, as galore-torch's.
@@ -24,10 +24,10 @@ STEPS = 60
 DEVIATIONS = 5
 
 
-def levels(weight, block):
-    """The distance of neighbouring values at each element, for blocks of the flat tensor."""
-    blocks = torch.nn.functional.pad(weight.flatten(), (0, -weight.numel() % block)).view(-1, block)
-    return (blocks.abs().amax(1, keepdim=True) / 127).expand_as(blocks).flatten()[:weight.numel()].view_as(weight)
+def levels(state, name, block):
+    """The distance of neighbouring values at each element: a 127th of its block's stored scale."""
+    sizes = state.tensors[f"effective/{name}"].shape
+    return (state.tensors[f"model/{name}.weight/scales"] / 127).repeat_interleave(block)[:sizes.numel()].view(sizes)
 
 
 class Rounding:
@@ -37,8 +37,8 @@ class Rounding:
         self.largest = self.dense = self.errors = self.squares = self.along = self.along_squares = self.step_squares = 0.0
         self.count = 0
 
-    def add(self, before, after, exact, block):
-        error, level = (after - exact).double(), levels(after, block).double()
+    def add(self, before, after, exact, level):
+        error, level = (after - exact).double(), level.double()
         self.largest = max(self.largest, finite((error.abs() / level).max().item(), "distance in levels"))
         scaled, step = error / level, (exact - before).double()
         self.errors += scaled.sum().item()
@@ -74,7 +74,7 @@ def rounding_of(trace, steps, block):
         before, after = trace.state(step).weights(), trace.state(step + 1).weights()
         for name, exact in steps.weights[step].items():
             if role(name) == "matrices":
-                result.add(before[name], after[name], exact, block)
+                result.add(before[name], after[name], exact, levels(trace.state(step + 1), name.removesuffix(".weight"), block))
             elif finite((exact - before[name]).norm().item(), f"movement of {name}, step {step},") > 0:
                 share = ((after[name] - exact).norm() / (exact - before[name]).norm()).item()
                 result.dense = max(result.dense, finite(share, f"{name}, step {step}"))
