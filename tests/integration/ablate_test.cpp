@@ -179,9 +179,22 @@ TEST_F(Sweeps, TakeARunWithAStaleOrMissingSummaryForWhatItsCheckpointSays) {
   EXPECT_EQ(space.table()["full"]["note"], "1 of 1 runs diverged");
 }
 
-TEST_F(Sweeps, AreRefusedWhereSplitsShareShards) {
+TEST_F(Sweeps, MeasureAnewWhatWasMeasuredOnOtherTokensAndRefuseSplitsThatShareShards) {
   const SweepSpace space("variants: {full: {method: {name: full}, lr_sweep: {optimizer.lr: [0.002, 0.01]}}}\nseeds: [1]\n");
-  ASSERT_EQ(space.ablate({"train.steps=1", "lr_schedule.warmup_steps=0"}).exit_code, 0);
+  const std::vector<std::string> short_runs = {"train.steps=1", "lr_schedule.warmup_steps=0"};
+  ASSERT_EQ(space.ablate(short_runs).exit_code, 0);
+  const std::string measured = space.table()["full"]["ppl_mean"];
+  for (const char* point : {"lr-0.002", "lr-0.01"}) {
+    const auto file = space / ("out/runs/full/" + std::string(point) + "/seed-1/evaluation.json");
+    if (!std::filesystem::exists(file)) continue;
+    auto evaluation = nlohmann::json::parse(read_text(file));
+    evaluation["validation_perplexity"] = 1.0;
+    evaluation["digest"] = "of shards that were there before";
+    write_text(file, evaluation.dump());
+  }
+  ASSERT_EQ(space.ablate(short_runs).exit_code, 0);
+  EXPECT_EQ(space.table()["full"]["ppl_mean"], measured);
+
   expect_refusal(space.ablate({"selection=shards/val-*.h5", "output_dir=other"}), 2,
                  {"data.validation and the selection shards share tokens", "val-00000.h5", "one file"});
   std::filesystem::copy_file(space / "shards/train-00000.h5", space / "copy.h5");
