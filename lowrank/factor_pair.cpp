@@ -10,14 +10,6 @@
 namespace kumiko::lowrank {
 namespace {
 
-void add_product(at::Tensor& gradient, const at::Tensor& left, const at::Tensor& right, double scale) {
-  if (left.scalar_type() == at::kFloat) {
-    gradient.addmm_(left, right, 1, scale);
-  } else {
-    gradient.add_(at::mm(left, right), scale);
-  }
-}
-
 void draw(at::Tensor& factor, std::uint64_t seed) {
   at::Tensor values = at::empty(factor.sizes(), at::kFloat);
   fill_uniform(values, 1.0 / std::sqrt(static_cast<double>(factor.size(1))), seed);
@@ -51,8 +43,8 @@ void FactorPair::backward(const at::Tensor& x, const at::Tensor& dy, at::Tensor*
   const at::Tensor a = a_.value.to(dtype);
   const at::Tensor dz = at::mm(dy, b_.value.to(dtype));
   if (trains) {
-    add_product(a_.grad, dz.t(), x, scale_);
-    add_product(b_.grad, dy.t(), at::mm(x, a.t()), scale_);
+    add_grad(a_.grad, dz.t(), x, scale_);
+    add_grad(b_.grad, dy.t(), at::mm(x, a.t()), scale_);
   }
   if (dx == nullptr) return;
   if (dx->defined()) {

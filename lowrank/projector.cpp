@@ -3,6 +3,8 @@
 
 #include <ATen/ATen.h>
 
+#include "framework/model/linear.hpp"
+
 namespace kumiko::lowrank {
 
 Side default_side(std::int64_t in_features, std::int64_t out_features) noexcept {
@@ -21,11 +23,7 @@ void Projector::add_gradient(at::Tensor& grad, const at::Tensor& x, const at::Te
   const at::Tensor p = basis(x.scalar_type());
   const at::Tensor left = side_ == Side::input ? at::mm(x, p) : x;
   const at::Tensor right = side_ == Side::input ? dy : at::mm(dy, p);
-  if (x.scalar_type() == at::kFloat) {
-    grad.addmm_(left.t(), right, 1, scale);
-  } else {
-    grad.add_(at::mm(left.t(), right), scale);
-  }
+  add_grad(grad, left.t(), right, scale);
 }
 
 at::Tensor Projector::lift(const at::Tensor& factor) const {

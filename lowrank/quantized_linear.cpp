@@ -26,11 +26,7 @@ at::Tensor QuantizedLinear::forward(const at::Tensor& x) const { return at::mm(x
 void QuantizedLinear::backward(const at::Tensor& x, const at::Tensor& dy, at::Tensor* dx, BackwardMode mode) {
   if (dx != nullptr) add_input_grad(dx, dy, weight_.dequantize(x.scalar_type()));
   if (mode != BackwardMode::update || !parameter_.grad.defined()) return;
-  if (x.scalar_type() == at::kFloat) {
-    parameter_.grad.addmm_(dy.t(), x);
-  } else {
-    parameter_.grad.add_(at::mm(dy.t(), x));
-  }
+  add_grad(parameter_.grad, dy.t(), x);
 }
 
 void QuantizedLinear::apply_update(at::Tensor& update, double decay) {

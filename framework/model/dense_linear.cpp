@@ -14,6 +14,14 @@ void add_input_grad(at::Tensor* dx, const at::Tensor& dy, const at::Tensor& weig
   }
 }
 
+void add_grad(at::Tensor& grad, const at::Tensor& a, const at::Tensor& b, double scale) {
+  if (a.scalar_type() == at::kFloat) {
+    grad.addmm_(a, b, 1, scale);
+  } else {
+    grad.add_(at::mm(a, b), scale);
+  }
+}
+
 DenseLinear::DenseLinear(const LinearSpec& spec, const at::Tensor& initial, at::ScalarType dtype, at::Device device)
     : Linear(spec), weight_{spec.name + ".weight", ParamRole::matrix, initial.to(device, dtype, false, /*copy=*/true), {}} {}
 
@@ -22,11 +30,7 @@ at::Tensor DenseLinear::forward(const at::Tensor& x) const { return at::mm(x, we
 void DenseLinear::backward(const at::Tensor& x, const at::Tensor& dy, at::Tensor* dx, BackwardMode mode) {
   add_input_grad(dx, dy, weight_.value.to(x.scalar_type()));
   if (mode != BackwardMode::update || !weight_.grad.defined()) return;
-  if (x.scalar_type() == at::kFloat) {
-    weight_.grad.addmm_(dy.t(), x);
-  } else {
-    weight_.grad.add_(at::mm(dy.t(), x));
-  }
+  add_grad(weight_.grad, dy.t(), x);
 }
 
 at::Tensor DenseLinear::effective_weight() const { return weight_.value.to(at::kFloat); }

@@ -63,6 +63,9 @@ class LinearFactory {
   virtual std::unique_ptr<Linear> make_linear(const LinearSpec& spec, at::Tensor initial) = 0;
 };
 
+// grad += scale a b, grad in fp32: in one call where a and b are fp32 too, else through the product in their dtype.
+void add_grad(at::Tensor& grad, const at::Tensor& a, const at::Tensor& b, double scale = 1.0);
+
 // dx += dy W or dx = dy W: the one place that says how input gradients are summed.
 void add_input_grad(at::Tensor* dx, const at::Tensor& dy, const at::Tensor& weight);
 
