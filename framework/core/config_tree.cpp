@@ -274,9 +274,11 @@ bool is_safe_plain(std::string_view text) {
          !kWords.contains(lower);
 }
 
-std::vector<std::string> split_path(const std::string& path) {
+}  // namespace
+
+std::vector<std::string> split_key(std::string_view dotted_key) {
   std::vector<std::string> keys(1);
-  for (const char c : path) {
+  for (const char c : dotted_key) {
     if (c == '.') {
       keys.emplace_back();
     } else {
@@ -285,8 +287,6 @@ std::vector<std::string> split_path(const std::string& path) {
   }
   return keys;
 }
-
-}  // namespace
 
 std::string ConfigPlace::text() const {
   return line == 0 ? *origin : concat(*origin, ":", line, ":", column);
@@ -333,7 +333,7 @@ void apply_override(ConfigTree& root, const std::string& override_text) {
   const ConfigPlace place{std::make_shared<const std::string>(origin), 0, 0};
   const auto equals = override_text.find('=');
   if (equals == std::string::npos) throw UsageError(origin + ": needed key=value, such as method.rank=64");
-  const std::vector<std::string> keys = split_path(override_text.substr(0, equals));
+  const std::vector<std::string> keys = split_key(override_text.substr(0, equals));
   for (const std::string& key : keys) {
     const bool word = !key.empty() && std::ranges::all_of(key, [](unsigned char c) {
       return std::isalnum(c) || c == '_' || c == '-';

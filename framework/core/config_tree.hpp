@@ -50,6 +50,8 @@ ConfigTree parse_config_tree(std::string_view text, const std::string& origin);
 // Throws UsageError "override 'a.b=value': ...".
 void apply_override(ConfigTree& root, const std::string& override_text);
 
+std::vector<std::string> split_key(std::string_view dotted_key);   // "a", "b" of "a.b"
+
 // The tree as one line of YAML that parses to the same: "{rank: 64, kinds: [a, b]}".
 std::string to_flow_yaml(const ConfigTree& tree);
 

@@ -74,18 +74,6 @@ void refuse_twice(const ConfigTree& changes, const std::string& prefix,
 
 }  // namespace
 
-std::vector<std::string> split_key(std::string_view dotted_key) {
-  std::vector<std::string> keys(1);
-  for (const char c : dotted_key) {
-    if (c == '.') {
-      keys.emplace_back();
-    } else {
-      keys.back() += c;
-    }
-  }
-  return keys;
-}
-
 void merge_recipe(ConfigTree& base, const ConfigTree& changes) {
   std::map<std::string, ConfigPlace> seen;
   refuse_twice(changes, "", seen);

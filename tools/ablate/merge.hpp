@@ -23,7 +23,6 @@ void set_value(ConfigTree& base, std::string_view dotted_key, const ConfigPlace&
 // The value at "a.b", null where there is none.
 const ConfigTree* find_value(const ConfigTree& tree, std::string_view dotted_key);
 
-std::vector<std::string> split_key(std::string_view dotted_key);
 std::string last_word_of(std::string_view dotted_key);  // "lr" of "optimizer.lr"
 
 }  // namespace kumiko::tools
